@@ -1,0 +1,48 @@
+//! Bytes of a MySQL or MariaDB binary log into transactions of row changes.
+//!
+//! This crate is pure: it opens no socket and no file. It is handed event bytes, by [`file::Reader`] from anything that reads or by
+//! a replication client one event at a time, and hands what they mean to a [`Sink`]. Three parties meet here, each with its own words:
+//!
+//! * [`Table`], [`Column`], [`ColumnType`]: the definition a table had at a position of the log, from the `TABLE_MAP` event.
+//! * [`Image`]: one row in the server's own encoding. It is stored as it came; [`Image::cells`] walks it, [`Column::decode`] gives a
+//!   [`Value`]. Absent is not NULL.
+//! * [`RowChange`], [`Begin`], [`Commit`]: what a transaction did, in the order of the log.
+//!
+//! Events, GTIDs and transaction payloads are read with `mysql_common` where it knows them; MariaDB's own events, the table map and the
+//! rows are read here, because rows are where the time goes and where a wrong byte costs somebody a row.
+//!
+//! What must hold, and holds in this crate: nothing passes unread. An event that cannot be decoded fully is an [`Error`] that names the
+//! file, the offset and the remedy. No input panics, and no input makes memory grow beyond one event (an event is at most
+//! [`event::EVENT_BYTES_MAX`]).
+
+mod change;
+mod charset;
+mod decimal;
+mod decode;
+mod error;
+pub mod event;
+pub mod file;
+mod gtid;
+mod image;
+mod jsonb;
+mod key;
+mod position;
+mod query;
+mod read;
+mod row;
+mod table;
+mod table_map;
+mod time;
+mod value;
+
+pub use change::{Change, Position, SchemaChange};
+pub use charset::Charset;
+pub use decode::{Begin, Commit, Ddl, Decoder, Op, RowChange, Sink};
+pub use error::{Error, Problem};
+pub use gtid::{Gtid, GtidParseError, GtidSet};
+pub use image::{Cell, Cells, Image};
+pub use key::{KeyError, RowKey};
+pub use position::{FileName, LogPos};
+pub use query::{DdlTarget, Statement};
+pub use table::{Column, ColumnType, KeyPart, Table};
+pub use value::Value;

@@ -1,0 +1,1 @@
+//! Real servers, folders and waiting for tests.

@@ -1,0 +1,1 @@
+//! The store: append transactions, seal segments, find changes, certify coverage.

@@ -1,0 +1,1 @@
+//! Row changes into a plan that undoes them, and the plan into SQL.
