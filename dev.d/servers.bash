@@ -287,11 +287,14 @@ account_sql() {
 # --- start and stop --------------------------------------------------------------------------------------------------------
 
 # running_pid HOME: the server that has this home's data folder open, or nothing.
-running_pid() {
-  local argument=--datadir=$1/data found
+running_pid() { process_with_argument "--datadir=$1/data"; }
+
+# process_with_argument WORD: the id of the process with exactly that word on its command line, or nothing.
+process_with_argument() {
   # Option and pattern are one word: grep's own command line must not match.
-  found=$(grep --files-with-matches --no-messages --null-data --line-regexp --fixed-strings "-e$argument" /proc/[0-9]*/cmdline || true)
-  [[ $found =~ ^/proc/([0-9]+)/ ]] && echo "${BASH_REMATCH[1]}" || true
+  local pattern=--regexp=$1 found
+  found=$(grep --files-with-matches --no-messages --null-data --line-regexp --fixed-strings "$pattern" /proc/[0-9]*/cmdline || true)
+  [[ ! $found =~ ^/proc/([0-9]+)/ ]] || echo "${BASH_REMATCH[1]}"
 }
 
 # start_server ENGINE FOLDER [OPTION…]: does nothing if it runs already.
@@ -451,13 +454,14 @@ stop_server_locked() {
   kill -KILL "$pid" 2>/dev/null || true
 }
 
-# erase_server FOLDER: stopped, and its data gone.
+# erase_server FOLDER: stopped, and its files gone; what else the caller keeps in the folder stays.
 erase_server() {
-  local home
-  stop_server "$1"
-  home=$(home_of "$1")
-  [[ -z $home ]] || rm -rf "$home"
-  rm -rf "$1"
+  local folder=$1 home
+  stop_server "$folder"
+  home=$(home_of "$folder")
+  [[ ! -d $home ]] || rm -rf "$home"
+  rm -rf "${folder:?}/home" "$folder/engine" "$folder/kept" "$folder/lock"
+  rmdir --ignore-fail-on-non-empty "$folder"
 }
 
 # --- what a program needs to know ------------------------------------------------------------------------------------------
