@@ -390,7 +390,7 @@ launch() {
   local engine=$1 home=$2 port=$3 options
   set_server_options "$engine" "$home" "$port"
   # A session of its own: Ctrl-C at the terminal reaches ./dev, which then stops its servers in order.
-  setsid "${drop[@]}" "$mysqld" "${options[@]}" "${@:4}" </dev/null >>"$home/output.log" 2>&1 9>&- &
+  setsid "${drop[@]}" "$mysqld" "${options[@]}" "${@:4}" </dev/null >>"$home/output.log" 2>&1 7>&- 8>&- 9>&- &
 }
 
 set_server_options() {
@@ -419,7 +419,7 @@ set_server_options() {
 # Ready means: the root account of accounts.sql gets in over TCP and meets this very data folder.
 await_server() {
   local home=$1 pid=$2 answer
-  for ((i = 0; i < 600; i++)); do
+  for _ in {1..600}; do
     kill -0 "$pid" 2>/dev/null || return 1
     answer=$(query "$home" 'SELECT @@datadir' 2>/dev/null || true)
     [[ ${answer%/} != "$home/data" ]] || return 0
@@ -446,7 +446,7 @@ stop_server_locked() {
   pid=$(running_pid "$home")
   [[ -n $pid ]] || return 0
   kill -TERM "$pid" 2>/dev/null || true
-  for ((i = 0; i < 600; i++)); do
+  for _ in {1..600}; do
     [[ -n $(running_pid "$home") ]] || return 0
     sleep 0.1
   done
