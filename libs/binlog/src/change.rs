@@ -70,8 +70,16 @@ pub struct SchemaChange {
 impl Change {
     /// The row's cells before and after, one per column; none where there is no such image.
     pub fn cells(&self) -> Result<(Option<Vec<Cell<'_>>>, Option<Vec<Cell<'_>>>), Problem> {
-        let before = self.before.as_deref().map(|raw| Image::from_bytes(raw, &self.table)?.to_cells(&self.table)).transpose()?;
-        let after = self.after.as_deref().map(|raw| Image::from_bytes(raw, &self.table)?.to_cells(&self.table)).transpose()?;
+        let before = self
+            .before
+            .as_deref()
+            .map(|raw| Image::from_bytes(raw, &self.table)?.to_cells(&self.table))
+            .transpose()?;
+        let after = self
+            .after
+            .as_deref()
+            .map(|raw| Image::from_bytes(raw, &self.table)?.to_cells(&self.table))
+            .transpose()?;
         Ok((before, after))
     }
 
@@ -80,7 +88,9 @@ impl Change {
         let (Some(before), Some(after)) = self.cells()? else {
             return Ok(Vec::new());
         };
-        Ok((0..after.len()).filter(|i| after[*i] != Cell::Absent && before[*i] != after[*i]).collect())
+        Ok((0..after.len())
+            .filter(|i| after[*i] != Cell::Absent && before[*i] != after[*i])
+            .collect())
     }
 
     /// Appends the change as one JSON object, the form every output and every service of Trailmesh gives it.
@@ -88,14 +98,44 @@ impl Change {
         let (before, after) = self.cells()?;
         let Position { epoch, at, ordinal } = &self.position;
         // Writing to a String cannot fail.
-        let _ = write!(out, "{{\"position\":{{\"epoch\":{epoch},\"file\":{},\"offset\":{},\"ordinal\":{ordinal}}}", quote(at.file.as_str()), at.offset);
-        let _ = write!(out, ",\"gtid\":{}", self.gtid.as_ref().map_or_else(|| "null".into(), |g| quote(&g.to_string())));
+        let _ = write!(
+            out,
+            "{{\"position\":{{\"epoch\":{epoch},\"file\":{},\"offset\":{},\"ordinal\":{ordinal}}}",
+            quote(at.file.as_str()),
+            at.offset
+        );
+        let _ = write!(
+            out,
+            ",\"gtid\":{}",
+            self.gtid
+                .as_ref()
+                .map_or_else(|| "null".into(), |g| quote(&g.to_string()))
+        );
         let _ = write!(out, ",\"commit_time\":\"{}\"", self.commit_time);
-        let _ = write!(out, ",\"thread_id\":{}", self.thread_id.map_or_else(|| "null".into(), |id| id.to_string()));
-        let _ = write!(out, ",\"schema\":{},\"table\":{},\"op\":\"{}\"", quote(&self.table.schema), quote(&self.table.name), self.op.as_str());
+        let _ = write!(
+            out,
+            ",\"thread_id\":{}",
+            self.thread_id.map_or_else(|| "null".into(), |id| id.to_string())
+        );
+        let _ = write!(
+            out,
+            ",\"schema\":{},\"table\":{},\"op\":\"{}\"",
+            quote(&self.table.schema),
+            quote(&self.table.name),
+            self.op.as_str()
+        );
         out.push_str(",\"key\":");
         match before.as_deref().or(after.as_deref()) {
-            Some(cells) if !self.table.key.is_empty() => self.write_cells(cells, &self.table.key.iter().map(|part| part.column as usize).collect::<Vec<_>>(), out)?,
+            Some(cells) if !self.table.key.is_empty() => self.write_cells(
+                cells,
+                &self
+                    .table
+                    .key
+                    .iter()
+                    .map(|part| part.column as usize)
+                    .collect::<Vec<_>>(),
+                out,
+            )?,
             _ => out.push_str("null"),
         }
         let all: Vec<usize> = (0..self.table.columns.len()).collect();
@@ -106,9 +146,17 @@ impl Change {
                 Some(cells) => self.write_cells(cells, &all, out)?,
             }
         }
-        let changed: Vec<String> = self.changed()?.iter().map(|i| quote(&self.table.columns[*i].name)).collect();
+        let changed: Vec<String> = self
+            .changed()?
+            .iter()
+            .map(|i| quote(&self.table.columns[*i].name))
+            .collect();
         let _ = write!(out, ",\"changed\":[{}]", changed.join(","));
-        let _ = write!(out, ",\"query\":{}", self.query.as_deref().map_or_else(|| "null".into(), quote));
+        let _ = write!(
+            out,
+            ",\"query\":{}",
+            self.query.as_deref().map_or_else(|| "null".into(), quote)
+        );
         let _ = write!(out, ",\"schema_version\":{}}}", self.schema_version);
         Ok(())
     }
@@ -117,7 +165,9 @@ impl Change {
         out.push('{');
         let mut separator = "";
         for index in columns {
-            let (Some(column), Some(cell)) = (self.table.columns.get(*index), cells.get(*index)) else { continue };
+            let (Some(column), Some(cell)) = (self.table.columns.get(*index), cells.get(*index)) else {
+                continue;
+            };
             if let Some(value) = column.value(*cell)? {
                 let _ = write!(out, "{separator}{}:", quote(&column.name));
                 value.write_json(out);

@@ -16,9 +16,31 @@ pub struct Charset {
 /// Character sets with the collation numbers that belong to them, from `information_schema.COLLATIONS` of MySQL 8.0, 9.7 and
 /// MariaDB 10.11. Numbers from 1024 on are MariaDB's and follow a rule, see [`Charset::base`].
 const CHARSETS: &[(&str, u32, &[(u16, u16)])] = &[
-    ("utf8mb4", 4, &[(45, 46), (224, 247), (255, 271), (273, 275), (277, 294), (296, 298), (300, 300), (303, 323), (608, 611)]),
-    ("utf8mb3", 3, &[(33, 33), (76, 76), (83, 83), (192, 215), (223, 223), (576, 579)]),
-    ("latin1", 1, &[(5, 5), (8, 8), (15, 15), (31, 31), (47, 49), (94, 94)]),
+    (
+        "utf8mb4",
+        4,
+        &[
+            (45, 46),
+            (224, 247),
+            (255, 271),
+            (273, 275),
+            (277, 294),
+            (296, 298),
+            (300, 300),
+            (303, 323),
+            (608, 611),
+        ],
+    ),
+    (
+        "utf8mb3",
+        3,
+        &[(33, 33), (76, 76), (83, 83), (192, 215), (223, 223), (576, 579)],
+    ),
+    (
+        "latin1",
+        1,
+        &[(5, 5), (8, 8), (15, 15), (31, 31), (47, 49), (94, 94)],
+    ),
     ("ascii", 1, &[(11, 11), (65, 65)]),
     ("binary", 1, &[(63, 63)]),
     ("latin2", 1, &[(2, 2), (9, 9), (21, 21), (27, 27), (77, 77)]),
@@ -53,7 +75,11 @@ const CHARSETS: &[(&str, u32, &[(u16, u16)])] = &[
     ("eucjpms", 3, &[(97, 98)]),
     ("sjis", 2, &[(13, 13), (88, 88)]),
     ("cp932", 2, &[(95, 96)]),
-    ("ucs2", 2, &[(35, 35), (90, 90), (128, 151), (159, 159), (640, 643)]),
+    (
+        "ucs2",
+        2,
+        &[(35, 35), (90, 90), (128, 151), (159, 159), (640, 643)],
+    ),
     ("utf16", 4, &[(54, 55), (101, 124), (672, 675)]),
     ("utf16le", 4, &[(56, 56), (62, 62)]),
     ("utf32", 4, &[(60, 61), (160, 183), (736, 739)]),
@@ -90,22 +116,54 @@ impl Charset {
     pub fn extends_ascii(self) -> bool {
         matches!(
             self.name(),
-            "utf8mb4" | "utf8mb3" | "latin1" | "ascii" | "latin2" | "latin5" | "latin7" | "cp1250" | "cp1251" | "cp1256" | "cp1257" | "cp850"
-                | "cp852" | "cp866" | "koi8r" | "koi8u" | "greek" | "hebrew" | "tis620" | "euckr" | "ujis" | "eucjpms" | "gb2312" | "binary"
+            "utf8mb4"
+                | "utf8mb3"
+                | "latin1"
+                | "ascii"
+                | "latin2"
+                | "latin5"
+                | "latin7"
+                | "cp1250"
+                | "cp1251"
+                | "cp1256"
+                | "cp1257"
+                | "cp850"
+                | "cp852"
+                | "cp866"
+                | "koi8r"
+                | "koi8u"
+                | "greek"
+                | "hebrew"
+                | "tis620"
+                | "euckr"
+                | "ujis"
+                | "eucjpms"
+                | "gb2312"
+                | "binary"
         )
     }
 
     /// MariaDB's NOPAD variant of a collation is 1024 more than the collation.
     fn base(self) -> u16 {
-        if (1024..2048).contains(&self.collation) { self.collation - 1024 } else { self.collation }
+        if (1024..2048).contains(&self.collation) {
+            self.collation - 1024
+        } else {
+            self.collation
+        }
     }
 
     fn entry(self) -> Option<(&'static str, u32)> {
         let base = self.base();
-        let name = if base >= 2048 { UCA1400.get(usize::from((base - 2048) / 256)).copied() } else { None };
+        let name = if base >= 2048 {
+            UCA1400.get(usize::from((base - 2048) / 256)).copied()
+        } else {
+            None
+        };
         CHARSETS
             .iter()
-            .find(|(known, _, ranges)| name == Some(known) || ranges.iter().any(|(from, to)| (*from..=*to).contains(&base)))
+            .find(|(known, _, ranges)| {
+                name == Some(known) || ranges.iter().any(|(from, to)| (*from..=*to).contains(&base))
+            })
             .map(|(known, max, _)| (*known, *max))
     }
 
@@ -133,7 +191,10 @@ fn units(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<Cow<'static, str>> {
     if !rest.is_empty() {
         return None;
     }
-    char::decode_utf16(pairs.iter().map(|pair| unit(*pair))).collect::<Result<String, _>>().ok().map(Cow::Owned)
+    char::decode_utf16(pairs.iter().map(|pair| unit(*pair)))
+        .collect::<Result<String, _>>()
+        .ok()
+        .map(Cow::Owned)
 }
 
 fn utf32(bytes: &[u8]) -> Option<Cow<'static, str>> {
@@ -141,7 +202,11 @@ fn utf32(bytes: &[u8]) -> Option<Cow<'static, str>> {
     if !rest.is_empty() {
         return None;
     }
-    units.iter().map(|unit| char::from_u32(u32::from_be_bytes(*unit))).collect::<Option<String>>().map(Cow::Owned)
+    units
+        .iter()
+        .map(|unit| char::from_u32(u32::from_be_bytes(*unit)))
+        .collect::<Option<String>>()
+        .map(Cow::Owned)
 }
 
 /// Decoders whose tables agree with the server's wherever both define a character. MySQL's `latin1` is windows-1252.
@@ -178,7 +243,16 @@ mod tests {
 
     #[test]
     fn numbers_lead_to_character_sets() {
-        for (collation, name) in [(8, "latin1"), (33, "utf8mb3"), (45, "utf8mb4"), (255, "utf8mb4"), (1069, "utf8mb4"), (2304, "utf8mb4"), (63, "binary"), (9999, "unknown")] {
+        for (collation, name) in [
+            (8, "latin1"),
+            (33, "utf8mb3"),
+            (45, "utf8mb4"),
+            (255, "utf8mb4"),
+            (1069, "utf8mb4"),
+            (2304, "utf8mb4"),
+            (63, "binary"),
+            (9999, "unknown"),
+        ] {
             assert_eq!(Charset::new(collation).name(), name, "{collation}");
         }
     }
@@ -186,9 +260,18 @@ mod tests {
     #[test]
     fn text_decodes_or_stays_bytes() {
         assert_eq!(Charset::new(8).decode(b"caf\xe9 \x80").as_deref(), Some("café €"));
-        assert_eq!(Charset::new(54).decode(b"\x00a\xd8\x3d\xde\x00").as_deref(), Some("a😀"));
-        assert_eq!(Charset::new(60).decode(b"\x00\x01\xf6\x00").as_deref(), Some("😀"));
-        assert_eq!(Charset::new(28).decode(b"\xc4\xe3\xba\xc3").as_deref(), Some("你好"));
+        assert_eq!(
+            Charset::new(54).decode(b"\x00a\xd8\x3d\xde\x00").as_deref(),
+            Some("a😀")
+        );
+        assert_eq!(
+            Charset::new(60).decode(b"\x00\x01\xf6\x00").as_deref(),
+            Some("😀")
+        );
+        assert_eq!(
+            Charset::new(28).decode(b"\xc4\xe3\xba\xc3").as_deref(),
+            Some("你好")
+        );
         assert_eq!(Charset::new(45).decode(b"\xff"), None);
         assert_eq!(Charset::new(3).decode(b"plain"), None);
     }

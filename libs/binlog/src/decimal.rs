@@ -3,7 +3,10 @@
 
 use std::fmt::Write;
 
-use crate::{error::Problem, read::{Bytes, be_uint}};
+use crate::{
+    error::Problem,
+    read::{Bytes, be_uint},
+};
 
 /// Bytes that hold 0 to 9 digits.
 const BYTES_OF_DIGITS: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
@@ -18,7 +21,10 @@ pub(crate) fn packed_len(precision: u8, scale: u8) -> usize {
 pub(crate) fn text(raw: &[u8], precision: u8, scale: u8) -> Result<String, Problem> {
     let mut bytes = raw.to_vec();
     if bytes.len() != packed_len(precision, scale) || bytes.is_empty() {
-        return Err(Problem::Row(format!("a DECIMAL({precision},{scale}) of {} bytes", raw.len())));
+        return Err(Problem::Row(format!(
+            "a DECIMAL({precision},{scale}) of {} bytes",
+            raw.len()
+        )));
     }
     let negative = bytes[0] & 0x80 == 0;
     bytes[0] ^= 0x80;
@@ -51,7 +57,9 @@ fn group(rest: &mut Bytes<'_>, digits: u8, out: &mut String) -> Result<(), Probl
     }
     let value = be_uint(rest.take(BYTES_OF_DIGITS[usize::from(digits)])?);
     if value >= 10_u64.pow(u32::from(digits)) {
-        return Err(Problem::Row("a DECIMAL holds a group with too many digits".into()));
+        return Err(Problem::Row(
+            "a DECIMAL holds a group with too many digits".into(),
+        ));
     }
     // Writing to a String cannot fail.
     let _ = write!(out, "{value:0width$}", width = usize::from(digits));

@@ -24,7 +24,9 @@ pub enum Problem {
     #[error("the binary log is encrypted; read it from the running server with `trail watch` instead")]
     Encrypted,
     /// The bytes end within an event.
-    #[error("the log ends in the middle of an event ({have} of {need} bytes): the file was cut, or is still being written")]
+    #[error(
+        "the log ends in the middle of an event ({have} of {need} bytes): the file was cut, or is still being written"
+    )]
     Cut {
         /// Bytes the event says it has.
         need: u64,
@@ -35,7 +37,9 @@ pub enum Problem {
     #[error("an event claims to be {0} bytes long, which no server writes: the file is damaged here")]
     Length(u64),
     /// CRC32 does not match.
-    #[error("the event's checksum is {found:08x} but its bytes give {computed:08x}: the file is damaged here")]
+    #[error(
+        "the event's checksum is {found:08x} but its bytes give {computed:08x}: the file is damaged here"
+    )]
     Checksum {
         /// In the event.
         found: u32,
@@ -54,16 +58,22 @@ pub enum Problem {
         remedy: &'static str,
     },
     /// Statement-based logging.
-    #[error("the log holds a statement instead of rows; set binlog_format=ROW on the server (SET GLOBAL binlog_format = 'ROW', then reconnect its clients)")]
+    #[error(
+        "the log holds a statement instead of rows; set binlog_format=ROW on the server (SET GLOBAL binlog_format = 'ROW', then reconnect its clients)"
+    )]
     Statement,
     /// No column names in the table map.
-    #[error("the log does not name the columns of {table}; set binlog_row_metadata=FULL on the server (SET GLOBAL binlog_row_metadata = 'FULL', no restart needed): it applies to changes from then on")]
+    #[error(
+        "the log does not name the columns of {table}; set binlog_row_metadata=FULL on the server (SET GLOBAL binlog_row_metadata = 'FULL', no restart needed): it applies to changes from then on"
+    )]
     NoNames {
         /// `schema.table`.
         table: String,
     },
     /// The server itself says that events are missing.
-    #[error("the server recorded an incident (number {number}): changes are missing from its log here{message}")]
+    #[error(
+        "the server recorded an incident (number {number}): changes are missing from its log here{message}"
+    )]
     Incident {
         /// The server's number for it.
         number: u16,
@@ -88,7 +98,9 @@ pub enum Problem {
     #[error("a row cannot be decoded: {0}")]
     Row(String),
     /// A column type this version does not know.
-    #[error("column {column} of {table} has type number {ty}, which is not known to this version; nothing was skipped")]
+    #[error(
+        "column {column} of {table} has type number {ty}, which is not known to this version; nothing was skipped"
+    )]
     ColumnType {
         /// `schema.table`.
         table: String,
@@ -109,7 +121,12 @@ impl Fault for Problem {
     fn code(&self) -> Code {
         match self {
             Self::NotABinlog => Code::Invalid,
-            Self::Encrypted | Self::Statement | Self::NoNames { .. } | Self::Unsupported { .. } | Self::UnknownEvent(_) | Self::ColumnType { .. } => Code::Refused,
+            Self::Encrypted
+            | Self::Statement
+            | Self::NoNames { .. }
+            | Self::Unsupported { .. }
+            | Self::UnknownEvent(_)
+            | Self::ColumnType { .. } => Code::Refused,
             Self::Cut { .. }
             | Self::Length(_)
             | Self::Checksum { .. }

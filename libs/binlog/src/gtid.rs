@@ -32,7 +32,9 @@ impl Gtid {
     pub fn source(&self) -> String {
         match self {
             Self::Mysql { uuid, tag: None, .. } => uuid_text(uuid),
-            Self::Mysql { uuid, tag: Some(tag), .. } => format!("{}:{tag}", uuid_text(uuid)),
+            Self::Mysql {
+                uuid, tag: Some(tag), ..
+            } => format!("{}:{tag}", uuid_text(uuid)),
             Self::Mariadb { domain, server, .. } => format!("{domain}-{server}"),
         }
     }
@@ -47,14 +49,20 @@ impl Gtid {
 
 impl fmt::Display for Gtid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = if matches!(self, Self::Mysql { .. }) { ':' } else { '-' };
+        let mark = if matches!(self, Self::Mysql { .. }) {
+            ':'
+        } else {
+            '-'
+        };
         write!(f, "{}{mark}{}", self.source(), self.number())
     }
 }
 
 /// The text is not a GTID or a GTID set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a GTID: MySQL's look like 3e11fa47-71ca-11e1-9e33-c80aa9429562:23 (or …:tag:23), MariaDB's like 0-1-23")]
+#[error(
+    "not a GTID: MySQL's look like 3e11fa47-71ca-11e1-9e33-c80aa9429562:23 (or …:tag:23), MariaDB's like 0-1-23"
+)]
 pub struct GtidParseError;
 
 impl FromStr for Gtid {
@@ -64,7 +72,11 @@ impl FromStr for Gtid {
         let text = text.trim();
         if let Some((source, number)) = text.rsplit_once(':') {
             let (uuid, tag) = parse_source(source)?;
-            return Ok(Self::Mysql { uuid, tag, number: parse_number(number)? });
+            return Ok(Self::Mysql {
+                uuid,
+                tag,
+                number: parse_number(number)?,
+            });
         }
         let mut parts = text.splitn(3, '-');
         let mut next = || parts.next().ok_or(GtidParseError);
@@ -86,7 +98,14 @@ fn parse_number(text: &str) -> Result<u64, GtidParseError> {
 
 fn uuid_text(uuid: &[u8; 16]) -> String {
     let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 fn parse_source(text: &str) -> Result<([u8; 16], Option<String>), GtidParseError> {
@@ -110,7 +129,11 @@ fn parse_source(text: &str) -> Result<([u8; 16], Option<String>), GtidParseError
 fn parse_tag(text: &str) -> Result<String, GtidParseError> {
     let tag = text.to_ascii_lowercase();
     let fits = (1..=32).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if fits && !tag.as_bytes()[0].is_ascii_digit() { Ok(tag) } else { Err(GtidParseError) }
+    if fits && !tag.as_bytes()[0].is_ascii_digit() {
+        Ok(tag)
+    } else {
+        Err(GtidParseError)
+    }
 }
 
 type MysqlSource = ([u8; 16], Option<String>);
@@ -133,7 +156,11 @@ impl GtidSet {
     pub fn add(&mut self, gtid: &Gtid) {
         match gtid {
             Gtid::Mysql { uuid, tag, number } => self.add_interval((*uuid, tag.clone()), *number, *number),
-            Gtid::Mariadb { domain, server, number } => {
+            Gtid::Mariadb {
+                domain,
+                server,
+                number,
+            } => {
                 self.mariadb.insert(*domain, (*server, *number));
             }
         }
@@ -175,10 +202,15 @@ impl GtidSet {
     pub fn contains(&self, gtid: &Gtid) -> bool {
         match gtid {
             Gtid::Mysql { uuid, tag, number } => {
-                let intervals = self.mysql.get(&(*uuid, tag.clone())).map_or(&[][..], Vec::as_slice);
+                let intervals = self
+                    .mysql
+                    .get(&(*uuid, tag.clone()))
+                    .map_or(&[][..], Vec::as_slice);
                 intervals.iter().any(|(from, to)| (from..=to).contains(&number))
             }
-            Gtid::Mariadb { domain, number, .. } => self.mariadb.get(domain).is_some_and(|(_, last)| number <= last),
+            Gtid::Mariadb { domain, number, .. } => {
+                self.mariadb.get(domain).is_some_and(|(_, last)| number <= last)
+            }
         }
     }
 
@@ -191,7 +223,9 @@ impl GtidSet {
 
     /// MySQL sources with their intervals, both ends included, in order.
     pub fn mysql_intervals(&self) -> impl Iterator<Item = (&[u8; 16], Option<&str>, &[(u64, u64)])> {
-        self.mysql.iter().map(|((uuid, tag), intervals)| (uuid, tag.as_deref(), intervals.as_slice()))
+        self.mysql
+            .iter()
+            .map(|((uuid, tag), intervals)| (uuid, tag.as_deref(), intervals.as_slice()))
     }
 }
 
@@ -204,7 +238,11 @@ impl fmt::Display for GtidSet {
                 write!(f, ":{tag}")?;
             }
             for (from, to) in intervals {
-                if from == to { write!(f, ":{from}")? } else { write!(f, ":{from}-{to}")? }
+                if from == to {
+                    write!(f, ":{from}")?
+                } else {
+                    write!(f, ":{from}-{to}")?
+                }
             }
             separator = ",";
         }
@@ -254,7 +292,9 @@ impl Serialize for GtidSet {
 
 impl<'de> Deserialize<'de> for GtidSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -267,9 +307,21 @@ mod tests {
     #[test]
     fn gtids_are_written_and_read_back() {
         for text in [&format!("{A}:23"), &format!("{A}:nightly_job:1"), "0-1-23"] {
-            assert_eq!(text.parse::<Gtid>().map(|g| g.to_string()).as_deref(), Ok(&text[..]));
+            assert_eq!(
+                text.parse::<Gtid>().map(|g| g.to_string()).as_deref(),
+                Ok(&text[..])
+            );
         }
-        for text in ["", "23", "0-1", "0-1-0", &format!("{A}:0"), &format!("{A}:9tag:1"), "0-1--5", "binlog.000001:4"] {
+        for text in [
+            "",
+            "23",
+            "0-1",
+            "0-1-0",
+            &format!("{A}:0"),
+            &format!("{A}:9tag:1"),
+            "0-1--5",
+            "binlog.000001:4",
+        ] {
             assert!(text.parse::<Gtid>().is_err(), "{text}");
         }
     }

@@ -31,7 +31,9 @@ const FULL: u8 = 0;
 const PARTIAL: u8 = 1;
 
 pub(crate) fn bit(bitmap: &[u8], index: usize) -> bool {
-    bitmap.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+    bitmap
+        .get(index / 8)
+        .is_some_and(|byte| byte >> (index % 8) & 1 == 1)
 }
 
 impl<'a> Image<'a> {
@@ -51,7 +53,11 @@ impl<'a> Image<'a> {
             }
         }
         let values = &start[..start.len() - bytes.0.len()];
-        Ok(Self { present: (held < columns).then_some(present), nulls, values })
+        Ok(Self {
+            present: (held < columns).then_some(present),
+            nulls,
+            values,
+        })
     }
 
     /// Appends the stored form to `out`.
@@ -77,7 +83,11 @@ impl<'a> Image<'a> {
             _ => return Err(Problem::Row("its stored form begins with an unknown byte".into())),
         };
         let held = present.map_or(columns, |bitmap| (0..columns).filter(|i| bit(bitmap, *i)).count());
-        Ok(Self { present, nulls: bytes.take(held.div_ceil(8))?, values: bytes.0 })
+        Ok(Self {
+            present,
+            nulls: bytes.take(held.div_ceil(8))?,
+            values: bytes.0,
+        })
     }
 
     /// Whether every column is present.
@@ -87,14 +97,24 @@ impl<'a> Image<'a> {
 
     /// Walks the columns of `table`, which must be the definition the image was logged under.
     pub fn cells<'t>(&self, table: &'t Table) -> Cells<'a, 't> {
-        Cells { image: *self, columns: &table.columns, index: 0, nth: 0, rest: Bytes(self.values) }
+        Cells {
+            image: *self,
+            columns: &table.columns,
+            index: 0,
+            nth: 0,
+            rest: Bytes(self.values),
+        }
     }
 
     /// All cells, one per column of `table`; an error if the image does not fit the definition or has bytes left over.
     pub fn to_cells(&self, table: &Table) -> Result<Vec<Cell<'a>>, Problem> {
         let mut cells = self.cells(table);
         let all = cells.by_ref().collect::<Result<Vec<_>, _>>()?;
-        if cells.rest.is_empty() { Ok(all) } else { Err(Problem::Row("bytes are left over after its last column".into())) }
+        if cells.rest.is_empty() {
+            Ok(all)
+        } else {
+            Err(Problem::Row("bytes are left over after its last column".into()))
+        }
     }
 }
 

@@ -66,14 +66,22 @@ impl RowKey {
             return Ok(Self(out));
         }
         let last = table.key.iter().map(|part| part.column).max().unwrap_or_default();
-        let cells = image.cells(table).take(last as usize + 1).collect::<Result<Vec<_>, _>>()?;
+        let cells = image
+            .cells(table)
+            .take(last as usize + 1)
+            .collect::<Result<Vec<_>, _>>()?;
         for part in &table.key {
             let index = part.column as usize;
             let (Some(column), Some(cell)) = (table.columns.get(index), cells.get(index)) else {
-                return Err(Problem::Row("the key names a column the table does not have".into()));
+                return Err(Problem::Row(
+                    "the key names a column the table does not have".into(),
+                ));
             };
             if *cell == Cell::Absent {
-                return Err(Problem::Row(format!("the key column {} is not in the row image", column.name)));
+                return Err(Problem::Row(format!(
+                    "the key column {} is not in the row image",
+                    column.name
+                )));
             }
             encode(column, *cell, &mut out)?;
         }
@@ -86,7 +94,11 @@ impl RowKey {
             return Ok(true);
         }
         let cells = image.cells(table).collect::<Result<Vec<_>, _>>()?;
-        Ok(table.key.iter().all(|part| cells.get(part.column as usize).is_some_and(|cell| *cell != Cell::Absent)))
+        Ok(table.key.iter().all(|part| {
+            cells
+                .get(part.column as usize)
+                .is_some_and(|cell| *cell != Cell::Absent)
+        }))
     }
 
     /// Reads a key as a person writes it: `42`; `a,b` in key order; `id=42,code=x`; or JSON, `{"id":42}` or `["a,b",7]`.
@@ -94,7 +106,11 @@ impl RowKey {
         if table.key.is_empty() {
             return Err(KeyError::NoKey(table.full_name()));
         }
-        let columns: Vec<&Column> = table.key.iter().filter_map(|part| table.columns.get(part.column as usize)).collect();
+        let columns: Vec<&Column> = table
+            .key
+            .iter()
+            .filter_map(|part| table.columns.get(part.column as usize))
+            .collect();
         let values = split(text, &columns).ok_or_else(|| shape(table, &columns))?;
         let mut out = Vec::new();
         for (column, value) in columns.iter().zip(values) {
@@ -112,7 +128,11 @@ impl RowKey {
 fn shape(table: &Table, columns: &[&Column]) -> KeyError {
     let names: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
     let example: Vec<String> = names.iter().map(|name| format!("{name}=…")).collect();
-    KeyError::Shape { table: table.full_name(), columns: names.join(", "), columns_help: format!("{} or {}", vec!["…"; names.len()].join(","), example.join(",")) }
+    KeyError::Shape {
+        table: table.full_name(),
+        columns: names.join(", "),
+        columns_help: format!("{} or {}", vec!["…"; names.len()].join(","), example.join(",")),
+    }
 }
 
 /// The values in key order.
@@ -122,7 +142,10 @@ fn split(text: &str, columns: &[&Column]) -> Option<Vec<String>> {
         other => other.to_string(),
     };
     if let Ok(Json::Object(mut map)) = serde_json::from_str(text) {
-        let values = columns.iter().map(|c| map.remove(&c.name).map(bare)).collect::<Option<Vec<_>>>()?;
+        let values = columns
+            .iter()
+            .map(|c| map.remove(&c.name).map(bare))
+            .collect::<Option<Vec<_>>>()?;
         return map.is_empty().then_some(values);
     }
     if let Ok(Json::Array(list)) = serde_json::from_str(text) {
@@ -139,7 +162,10 @@ fn split(text: &str, columns: &[&Column]) -> Option<Vec<String>> {
     if parts.len() != columns.len() {
         return None;
     }
-    let named: Option<Vec<String>> = columns.iter().map(|c| parts.iter().find_map(|part| prefix(c, part.trim()))).collect();
+    let named: Option<Vec<String>> = columns
+        .iter()
+        .map(|c| parts.iter().find_map(|part| prefix(c, part.trim())))
+        .collect();
     Some(named.unwrap_or_else(|| parts.iter().map(|part| (*part).to_owned()).collect()))
 }
 
@@ -147,8 +173,12 @@ fn split(text: &str, columns: &[&Column]) -> Option<Vec<String>> {
 fn meaning(column: &Column, text: &str) -> Option<Value<'static>> {
     Some(match &column.ty {
         ColumnType::Int { unsigned: false, .. } => Value::Int(text.trim().parse().ok()?),
-        ColumnType::Int { unsigned: true, .. } | ColumnType::Bit { .. } | ColumnType::Year => Value::UInt(text.trim().parse().ok()?),
-        ColumnType::Decimal { scale, .. } => Value::Decimal(canonical_decimal(text.trim(), usize::from(*scale))?),
+        ColumnType::Int { unsigned: true, .. } | ColumnType::Bit { .. } | ColumnType::Year => {
+            Value::UInt(text.trim().parse().ok()?)
+        }
+        ColumnType::Decimal { scale, .. } => {
+            Value::Decimal(canonical_decimal(text.trim(), usize::from(*scale))?)
+        }
         ColumnType::Float => Value::Float(text.trim().parse().ok()?),
         ColumnType::Double => Value::Double(text.trim().parse().ok()?),
         ColumnType::Time { fsp } | ColumnType::DateTime { fsp } | ColumnType::Timestamp { fsp } => {
@@ -163,7 +193,9 @@ fn meaning(column: &Column, text: &str) -> Option<Value<'static>> {
             raw.resize(raw.len().max(usize::from(*bytes)), 0);
             Value::Bytes(raw.into())
         }
-        ColumnType::Varchar { charset, .. } | ColumnType::Blob { charset, .. } if charset.is_binary() => Value::Bytes(binary(text)?.into()),
+        ColumnType::Varchar { charset, .. } | ColumnType::Blob { charset, .. } if charset.is_binary() => {
+            Value::Bytes(binary(text)?.into())
+        }
         _ => Value::Text(text.to_owned().into()),
     })
 }
@@ -177,7 +209,10 @@ fn binary(text: &str) -> Option<Vec<u8>> {
     if !digits.len().is_multiple_of(2) {
         return None;
     }
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 fn canonical_decimal(text: &str, scale: usize) -> Option<String> {
@@ -220,7 +255,13 @@ fn put(value: &Value<'_>, out: &mut Vec<u8>) {
         Value::Year(v) => put_int(false, u64::from(*v), out),
         Value::Float(v) => put_real(f64::from(*v), out),
         Value::Double(v) => put_real(*v, out),
-        Value::Decimal(v) | Value::Date(v) | Value::Time(v) | Value::DateTime(v) | Value::Timestamp(v) | Value::Set(_, v) | Value::Json(v) => {
+        Value::Decimal(v)
+        | Value::Date(v)
+        | Value::Time(v)
+        | Value::DateTime(v)
+        | Value::Timestamp(v)
+        | Value::Set(_, v)
+        | Value::Json(v) => {
             put_text(TEXT, v.as_bytes(), out);
         }
         Value::Enum(_, v) | Value::Text(v) => put_text(TEXT, v.as_bytes(), out),
@@ -268,9 +309,28 @@ mod tests {
     use crate::{Charset, Column, ColumnType, KeyPart, Table};
 
     fn table(types: &[(&str, ColumnType)]) -> Table {
-        let columns = types.iter().map(|(name, ty)| Column { name: (*name).into(), ty: ty.clone(), nullable: false, invisible: false, generated: None }).collect();
-        let key = (0..types.len()).map(|i| KeyPart { column: u32::try_from(i).expect("few columns"), prefix: 0 }).collect();
-        Table { schema: "shop".into(), name: "t".into(), columns, key }
+        let columns = types
+            .iter()
+            .map(|(name, ty)| Column {
+                name: (*name).into(),
+                ty: ty.clone(),
+                nullable: false,
+                invisible: false,
+                generated: None,
+            })
+            .collect();
+        let key = (0..types.len())
+            .map(|i| KeyPart {
+                column: u32::try_from(i).expect("few columns"),
+                prefix: 0,
+            })
+            .collect();
+        Table {
+            schema: "shop".into(),
+            name: "t".into(),
+            columns,
+            key,
+        }
     }
 
     #[test]
@@ -289,15 +349,27 @@ mod tests {
 
     #[test]
     fn a_key_is_read_in_every_form_people_write() {
-        let int = ColumnType::Int { bytes: 4, unsigned: false };
-        let text = ColumnType::Varchar { bytes: 40, charset: Charset::new(45) };
+        let int = ColumnType::Int {
+            bytes: 4,
+            unsigned: false,
+        };
+        let text = ColumnType::Varchar {
+            bytes: 40,
+            charset: Charset::new(45),
+        };
         let single = table(&[("id", int.clone())]);
         assert_eq!(RowKey::parse(&single, "42"), RowKey::parse(&single, "id=42"));
-        assert_eq!(RowKey::parse(&single, "42"), RowKey::parse(&single, "{\"id\":42}"));
+        assert_eq!(
+            RowKey::parse(&single, "42"),
+            RowKey::parse(&single, "{\"id\":42}")
+        );
         assert!(RowKey::parse(&single, "forty").is_err());
         let pair = table(&[("id", int), ("code", text)]);
         assert_eq!(RowKey::parse(&pair, "7,x"), RowKey::parse(&pair, "code=x,id=7"));
-        assert_eq!(RowKey::parse(&pair, "[7,\"a,b\"]"), RowKey::parse(&pair, "{\"code\":\"a,b\",\"id\":7}"));
+        assert_eq!(
+            RowKey::parse(&pair, "[7,\"a,b\"]"),
+            RowKey::parse(&pair, "{\"code\":\"a,b\",\"id\":7}")
+        );
         assert!(RowKey::parse(&pair, "7").is_err());
         assert!(RowKey::parse(&table(&[]), "7").is_err());
     }

@@ -23,13 +23,23 @@ impl FileName {
 
     /// The number after the last dot; none if there is no such number.
     pub fn number(&self) -> Option<u64> {
-        self.0.rsplit_once('.').and_then(|(_, digits)| digits.parse().ok())
+        self.0
+            .rsplit_once('.')
+            .and_then(|(_, digits)| digits.parse().ok())
+    }
+
+    /// The file the same server opens after this one: the next number, with at least as many digits.
+    pub fn successor(&self) -> Option<Self> {
+        let (base, digits) = self.0.rsplit_once('.')?;
+        let next = digits.parse::<u64>().ok()?.checked_add(1)?;
+        Some(Self(
+            format!("{base}.{next:0width$}", width = digits.len()).into(),
+        ))
     }
 
     /// True if `next` is the file the same server opens after this one.
     pub fn is_followed_by(&self, next: &FileName) -> bool {
-        let base = |name: &FileName| name.0.rsplit_once('.').map(|(base, _)| base.to_owned());
-        base(self) == base(next) && self.number().is_some_and(|n| next.number() == n.checked_add(1))
+        self.successor().as_ref() == Some(next)
     }
 }
 
@@ -41,7 +51,9 @@ impl PartialOrd for FileName {
 
 impl Ord for FileName {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.number().cmp(&other.number()).then_with(|| self.0.cmp(&other.0))
+        self.number()
+            .cmp(&other.number())
+            .then_with(|| self.0.cmp(&other.0))
     }
 }
 
@@ -63,7 +75,10 @@ pub struct LogPos {
 impl LogPos {
     /// A place in the file called `file`.
     pub fn new(file: &str, offset: u64) -> Self {
-        Self { file: FileName::new(file), offset }
+        Self {
+            file: FileName::new(file),
+            offset,
+        }
     }
 }
 
@@ -91,7 +106,9 @@ mod tests {
     fn files_are_ordered_by_number() {
         assert!(FileName::new("binlog.999999") < FileName::new("binlog.1000000"));
         assert!(LogPos::new("binlog.000002", 4) > LogPos::new("binlog.000001", 99_999));
-        assert!(FileName::new("/var/lib/mysql/binlog.000009").is_followed_by(&FileName::new("binlog.000010")));
+        assert!(
+            FileName::new("/var/lib/mysql/binlog.000009").is_followed_by(&FileName::new("binlog.000010"))
+        );
         assert!(!FileName::new("binlog.000009").is_followed_by(&FileName::new("other.000010")));
     }
 }

@@ -43,7 +43,11 @@ impl<'a> Bytes<'a> {
 
     /// A little-endian integer of `width` bytes, at most 8.
     pub(crate) fn uint(&mut self, width: usize) -> Result<u64, Short> {
-        Ok(self.take(width)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        Ok(self
+            .take(width)?
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
     /// A length-encoded integer (MySQL client/server protocol, "Integer Types").

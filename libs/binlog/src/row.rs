@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    Cell, Charset, Column, ColumnType, Value,
-    decimal,
+    Cell, Charset, Column, ColumnType, Value, decimal,
     error::Problem,
     jsonb,
     read::{Bytes, be_uint},
@@ -14,7 +13,9 @@ use crate::{
 /// Takes one value off the image: exactly the bytes of the server's encoding.
 pub(crate) fn take<'a>(bytes: &mut Bytes<'a>, ty: &ColumnType) -> Result<&'a [u8], Problem> {
     let fixed = match ty {
-        ColumnType::Int { bytes, .. } | ColumnType::Enum { bytes, .. } | ColumnType::Set { bytes, .. } => usize::from(*bytes),
+        ColumnType::Int { bytes, .. } | ColumnType::Enum { bytes, .. } | ColumnType::Set { bytes, .. } => {
+            usize::from(*bytes)
+        }
         ColumnType::Year => 1,
         ColumnType::Date | ColumnType::OldTime => 3,
         ColumnType::Float | ColumnType::OldTimestamp => 4,
@@ -33,9 +34,10 @@ pub(crate) fn take<'a>(bytes: &mut Bytes<'a>, ty: &ColumnType) -> Result<&'a [u8
 fn prefix_len(ty: &ColumnType) -> usize {
     match ty {
         ColumnType::Char { bytes, .. } | ColumnType::Varchar { bytes, .. } => 1 + usize::from(*bytes > 255),
-        ColumnType::Blob { length, .. } | ColumnType::Json { length } | ColumnType::Geometry { length } | ColumnType::Vector { length } => {
-            usize::from(*length)
-        }
+        ColumnType::Blob { length, .. }
+        | ColumnType::Json { length }
+        | ColumnType::Geometry { length }
+        | ColumnType::Vector { length } => usize::from(*length),
         _ => 0,
     }
 }
@@ -52,7 +54,9 @@ impl Column {
     pub fn content<'a>(&self, raw: &'a [u8]) -> Cow<'a, [u8]> {
         let content = raw.get(prefix_len(&self.ty)..).unwrap_or_default();
         match self.ty {
-            ColumnType::Char { bytes, charset } if charset.is_binary() && content.len() < usize::from(bytes) => {
+            ColumnType::Char { bytes, charset }
+                if charset.is_binary() && content.len() < usize::from(bytes) =>
+            {
                 let mut padded = content.to_vec();
                 padded.resize(usize::from(bytes), 0);
                 Cow::Owned(padded)
@@ -74,10 +78,15 @@ impl Column {
     pub fn decode<'a>(&'a self, raw: &'a [u8]) -> Result<Value<'a>, Problem> {
         let mut bytes = Bytes(raw);
         Ok(match &self.ty {
-            ColumnType::Int { bytes: width, unsigned } => int(bytes.uint(usize::from(*width))?, *width, *unsigned),
+            ColumnType::Int {
+                bytes: width,
+                unsigned,
+            } => int(bytes.uint(usize::from(*width))?, *width, *unsigned),
             ColumnType::Float => Value::Float(f32::from_le_bytes(bytes.array()?)),
             ColumnType::Double => Value::Double(f64::from_le_bytes(bytes.array()?)),
-            ColumnType::Decimal { precision, scale } => Value::Decimal(decimal::text(raw, *precision, *scale)?),
+            ColumnType::Decimal { precision, scale } => {
+                Value::Decimal(decimal::text(raw, *precision, *scale)?)
+            }
             ColumnType::Year => Value::Year(match bytes.u8()? {
                 0 => 0,
                 year => 1900 + u16::from(year),
@@ -90,12 +99,16 @@ impl Column {
             ColumnType::OldDateTime => Value::DateTime(time::old_datetime(bytes.u64()?)),
             ColumnType::OldTimestamp => Value::Timestamp(time::timestamp(bytes.u32()?, 0, 0)),
             ColumnType::Bit { .. } => Value::Bit(be_uint(raw)),
-            ColumnType::Enum { bytes: width, labels } => enumeration(bytes.uint(usize::from(*width))?, labels)?,
-            ColumnType::Set { bytes: width, labels } => set(bytes.uint(usize::from(*width))?, labels)?,
-            ColumnType::Char { charset, .. } | ColumnType::Varchar { charset, .. } | ColumnType::Blob { charset, .. } => {
-                text(self.content(raw), *charset)
+            ColumnType::Enum { bytes: width, labels } => {
+                enumeration(bytes.uint(usize::from(*width))?, labels)?
             }
-            ColumnType::Json { length } => Value::Json(jsonb::text(raw.get(usize::from(*length)..).unwrap_or_default())?),
+            ColumnType::Set { bytes: width, labels } => set(bytes.uint(usize::from(*width))?, labels)?,
+            ColumnType::Char { charset, .. }
+            | ColumnType::Varchar { charset, .. }
+            | ColumnType::Blob { charset, .. } => text(self.content(raw), *charset),
+            ColumnType::Json { length } => {
+                Value::Json(jsonb::text(raw.get(usize::from(*length)..).unwrap_or_default())?)
+            }
             ColumnType::Geometry { length } => {
                 bytes.take(usize::from(*length))?;
                 Value::Geometry(bytes.u32()?, Cow::Borrowed(bytes.0))
@@ -118,23 +131,41 @@ fn enumeration(index: u64, labels: &[String]) -> Result<Value<'_>, Problem> {
         None => "",
         Some(nth) => {
             let nth = usize::try_from(nth).unwrap_or(usize::MAX);
-            labels.get(nth).ok_or_else(|| Problem::Row(format!("an ENUM holds index {index} but has {} labels", labels.len())))?
+            labels.get(nth).ok_or_else(|| {
+                Problem::Row(format!(
+                    "an ENUM holds index {index} but has {} labels",
+                    labels.len()
+                ))
+            })?
         }
     };
-    Ok(Value::Enum(u16::try_from(index).unwrap_or(u16::MAX), Cow::Borrowed(label)))
+    Ok(Value::Enum(
+        u16::try_from(index).unwrap_or(u16::MAX),
+        Cow::Borrowed(label),
+    ))
 }
 
 fn set(bits: u64, labels: &[String]) -> Result<Value<'static>, Problem> {
     if labels.len() < 64 && bits >> labels.len() != 0 {
-        return Err(Problem::Row(format!("a SET holds {bits:#x} but has {} labels", labels.len())));
+        return Err(Problem::Row(format!(
+            "a SET holds {bits:#x} but has {} labels",
+            labels.len()
+        )));
     }
-    let chosen: Vec<&str> = labels.iter().enumerate().filter(|(nth, _)| bits >> nth & 1 == 1).map(|(_, label)| label.as_str()).collect();
+    let chosen: Vec<&str> = labels
+        .iter()
+        .enumerate()
+        .filter(|(nth, _)| bits >> nth & 1 == 1)
+        .map(|(_, label)| label.as_str())
+        .collect();
     Ok(Value::Set(bits, chosen.join(",")))
 }
 
 fn text(content: Cow<'_, [u8]>, charset: Charset) -> Value<'_> {
     match content {
-        Cow::Borrowed(bytes) => charset.decode(bytes).map_or(Value::Bytes(Cow::Borrowed(bytes)), Value::Text),
+        Cow::Borrowed(bytes) => charset
+            .decode(bytes)
+            .map_or(Value::Bytes(Cow::Borrowed(bytes)), Value::Text),
         Cow::Owned(bytes) => Value::Bytes(Cow::Owned(bytes)),
     }
 }

@@ -25,7 +25,9 @@ impl Table {
 
     /// The index of the column called `name`, compared as MySQL compares column names: without regard to ASCII case.
     pub fn column(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|c| c.name.eq_ignore_ascii_case(name))
+        self.columns
+            .iter()
+            .position(|c| c.name.eq_ignore_ascii_case(name))
     }
 }
 
@@ -163,7 +165,13 @@ pub enum ColumnType {
 impl ColumnType {
     /// The type as `SHOW CREATE TABLE` would begin it, for people.
     pub fn sql_name(&self) -> String {
-        let fsp = |name: &str, fsp: u8| if fsp == 0 { name.to_owned() } else { format!("{name}({fsp})") };
+        let fsp = |name: &str, fsp: u8| {
+            if fsp == 0 {
+                name.to_owned()
+            } else {
+                format!("{name}({fsp})")
+            }
+        };
         match self {
             Self::Int { bytes, unsigned } => {
                 let name = match bytes {
@@ -173,7 +181,11 @@ impl ColumnType {
                     4 => "int",
                     _ => "bigint",
                 };
-                if *unsigned { format!("{name} unsigned") } else { name.to_owned() }
+                if *unsigned {
+                    format!("{name} unsigned")
+                } else {
+                    name.to_owned()
+                }
             }
             Self::Float => "float".to_owned(),
             Self::Double => "double".to_owned(),
@@ -190,12 +202,20 @@ impl ColumnType {
             Self::Enum { labels, .. } => format!("enum({})", quoted(labels)),
             Self::Set { labels, .. } => format!("set({})", quoted(labels)),
             Self::Char { bytes, charset } if charset.is_binary() => format!("binary({bytes})"),
-            Self::Char { bytes, charset } => format!("char({}) {}", charset.chars(u32::from(*bytes)), charset.name()),
+            Self::Char { bytes, charset } => {
+                format!("char({}) {}", charset.chars(u32::from(*bytes)), charset.name())
+            }
             Self::Varchar { bytes, charset } if charset.is_binary() => format!("varbinary({bytes})"),
-            Self::Varchar { bytes, charset } => format!("varchar({}) {}", charset.chars(u32::from(*bytes)), charset.name()),
+            Self::Varchar { bytes, charset } => {
+                format!("varchar({}) {}", charset.chars(u32::from(*bytes)), charset.name())
+            }
             Self::Blob { length, charset } => {
                 let size = ["", "tiny", "", "medium", "long"][usize::from(*length).min(4)];
-                if charset.is_binary() { format!("{size}blob") } else { format!("{size}text {}", charset.name()) }
+                if charset.is_binary() {
+                    format!("{size}blob")
+                } else {
+                    format!("{size}text {}", charset.name())
+                }
             }
             Self::Json { .. } => "json".to_owned(),
             Self::Geometry { .. } => "geometry".to_owned(),
@@ -205,5 +225,9 @@ impl ColumnType {
 }
 
 fn quoted(labels: &[String]) -> String {
-    labels.iter().map(|label| format!("'{}'", label.replace('\'', "''"))).collect::<Vec<_>>().join(",")
+    labels
+        .iter()
+        .map(|label| format!("'{}'", label.replace('\'', "''")))
+        .collect::<Vec<_>>()
+        .join(",")
 }

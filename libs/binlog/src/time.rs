@@ -2,7 +2,10 @@
 
 use types::Micros;
 
-use crate::{error::Problem, read::{Bytes, be_uint}};
+use crate::{
+    error::Problem,
+    read::{Bytes, be_uint},
+};
 
 /// Bytes of a fraction of `fsp` digits.
 pub(crate) fn fraction_len(fsp: u8) -> usize {
@@ -57,7 +60,11 @@ pub(crate) fn packed_datetime(whole: u64, micros: u64, fsp: u8) -> String {
 /// `TIMESTAMP(fsp)` in UTC: seconds since the epoch, 0 being the zero date.
 pub(crate) fn timestamp2(raw: &[u8], fsp: u8) -> Result<String, Problem> {
     let seconds = be_uint(Bytes(raw).take(4)?);
-    Ok(timestamp(u32::try_from(seconds).unwrap_or_default(), micros(raw, 4, fsp), fsp))
+    Ok(timestamp(
+        u32::try_from(seconds).unwrap_or_default(),
+        micros(raw, 4, fsp),
+        fsp,
+    ))
 }
 
 pub(crate) fn timestamp(seconds: u32, micros: u64, fsp: u8) -> String {
@@ -65,7 +72,10 @@ pub(crate) fn timestamp(seconds: u32, micros: u64, fsp: u8) -> String {
         return format!("0000-00-00 00:00:00{}", fraction(0, fsp));
     }
     let (year, month, day, hour, minute, second, _) = Micros::from_secs(i64::from(seconds)).civil();
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{}", fraction(micros, fsp))
+    format!(
+        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{}",
+        fraction(micros, fsp)
+    )
 }
 
 /// `TIME(fsp)`: whole and fraction form one two's-complement number, so a negative time's fraction counts down.
@@ -73,22 +83,45 @@ pub(crate) fn time2(raw: &[u8], fsp: u8) -> Result<String, Problem> {
     let tail = fraction_len(fsp);
     let mut bytes = Bytes(raw);
     let value = be_uint(bytes.take(3 + tail)?).cast_signed() - (0x80_0000_i64 << (8 * tail));
-    let (sign, value) = if value < 0 { ("-", value.unsigned_abs()) } else { ("", value.unsigned_abs()) };
+    let (sign, value) = if value < 0 {
+        ("-", value.unsigned_abs())
+    } else {
+        ("", value.unsigned_abs())
+    };
     let fraction_bits = 8 * tail;
-    let micros = (value & ((1 << fraction_bits) - 1)) * 100_u64.pow(3 - u32::try_from(tail).unwrap_or(3).min(3));
-    Ok(format!("{sign}{}", packed_time(value >> fraction_bits, micros, fsp)))
+    let micros =
+        (value & ((1 << fraction_bits) - 1)) * 100_u64.pow(3 - u32::try_from(tail).unwrap_or(3).min(3));
+    Ok(format!(
+        "{sign}{}",
+        packed_time(value >> fraction_bits, micros, fsp)
+    ))
 }
 
 /// 10 bits of hours, 6 of minutes, 6 of seconds.
 pub(crate) fn packed_time(whole: u64, micros: u64, fsp: u8) -> String {
-    format!("{:02}:{:02}:{:02}{}", whole >> 12 & 1023, whole >> 6 & 63, whole & 63, fraction(micros, fsp))
+    format!(
+        "{:02}:{:02}:{:02}{}",
+        whole >> 12 & 1023,
+        whole >> 6 & 63,
+        whole & 63,
+        fraction(micros, fsp)
+    )
 }
 
 /// `TIME` before MySQL 5.6: the decimal number HHMMSS in three bytes, two's complement.
 pub(crate) fn old_time(value: u64) -> String {
     let signed = (value << 40).cast_signed() >> 40;
-    let (sign, value) = if signed < 0 { ("-", signed.unsigned_abs()) } else { ("", signed.unsigned_abs()) };
-    format!("{sign}{:02}:{:02}:{:02}", value / 10_000, value / 100 % 100, value % 100)
+    let (sign, value) = if signed < 0 {
+        ("-", signed.unsigned_abs())
+    } else {
+        ("", signed.unsigned_abs())
+    };
+    format!(
+        "{sign}{:02}:{:02}:{:02}",
+        value / 10_000,
+        value / 100 % 100,
+        value % 100
+    )
 }
 
 /// `DATETIME` before MySQL 5.6: the decimal number YYYYMMDDHHMMSS.
@@ -122,9 +155,15 @@ mod tests {
     fn dates_are_printed_as_the_server_does() {
         assert_eq!(date(2026 << 9 | 11 << 5 | 21), "2026-11-21");
         assert_eq!(date(0), "0000-00-00");
-        assert_eq!(datetime2(&[0x80, 0, 0, 0, 0], 0).as_deref(), Ok("0000-00-00 00:00:00"));
+        assert_eq!(
+            datetime2(&[0x80, 0, 0, 0, 0], 0).as_deref(),
+            Ok("0000-00-00 00:00:00")
+        );
         assert_eq!(timestamp2(&[0, 0, 0, 0], 0).as_deref(), Ok("0000-00-00 00:00:00"));
-        assert_eq!(timestamp2(&[0x7F, 0xFF, 0xFF, 0xFF, 0x0F, 0x42, 0x3F], 6).as_deref(), Ok("2038-01-19 03:14:07.999999"));
+        assert_eq!(
+            timestamp2(&[0x7F, 0xFF, 0xFF, 0xFF, 0x0F, 0x42, 0x3F], 6).as_deref(),
+            Ok("2038-01-19 03:14:07.999999")
+        );
         assert_eq!(old_time(0xFF_FFFF), "-00:00:01");
     }
 }

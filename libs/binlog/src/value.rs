@@ -56,7 +56,9 @@ impl Value<'_> {
             Self::Float(v) => push_json(out, v),
             Self::Double(v) => push_json(out, v),
             Self::Year(v) => push(out, v),
-            Self::Decimal(v) | Self::Date(v) | Self::Time(v) | Self::DateTime(v) | Self::Set(_, v) => push_json(out, v),
+            Self::Decimal(v) | Self::Date(v) | Self::Time(v) | Self::DateTime(v) | Self::Set(_, v) => {
+                push_json(out, v)
+            }
             Self::Timestamp(v) if v.starts_with("0000-00-00") => push_json(out, v),
             Self::Timestamp(v) => {
                 out.push('"');

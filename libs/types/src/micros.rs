@@ -54,14 +54,25 @@ impl Micros {
         let (year, month, day) = civil_from_days(days);
         let secs = rest / SECOND;
         let part = |unit: i64, modulus: i64| u32::try_from(secs / unit % modulus).unwrap_or_default();
-        (year, month, day, part(3_600, 24), part(60, 60), part(1, 60), u32::try_from(rest % SECOND).unwrap_or_default())
+        (
+            year,
+            month,
+            day,
+            part(3_600, 24),
+            part(60, 60),
+            part(1, 60),
+            u32::try_from(rest % SECOND).unwrap_or_default(),
+        )
     }
 }
 
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (year, month, day, hour, minute, second, micro) = self.civil();
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+        )?;
         if micro != 0 {
             write!(f, ".{micro:06}")?;
         }
@@ -88,7 +99,12 @@ fn parse(text: &str) -> Option<Micros> {
     };
     let mark = |at: usize, allowed: &[u8]| text.as_bytes().get(at).is_some_and(|b| allowed.contains(b));
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    if !mark(4, b"-") || !mark(7, b"-") || !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
+    if !mark(4, b"-")
+        || !mark(7, b"-")
+        || !(1..=12).contains(&month)
+        || day < 1
+        || day > days_in_month(year, month)
+    {
         return None;
     }
     let midnight = days_from_civil(year, month, day) * DAY;
@@ -99,9 +115,15 @@ fn parse(text: &str) -> Option<Micros> {
     if !mark(10, b"Tt ") || !mark(13, b":") || hour > 23 || minute > 59 {
         return None;
     }
-    let (second, micro, mut at) = if mark(16, b":") { seconds(text, number(17..19)?)? } else { (0, 0, 16) };
+    let (second, micro, mut at) = if mark(16, b":") {
+        seconds(text, number(17..19)?)?
+    } else {
+        (0, 0, 16)
+    };
     let offset = zone(text.get(at..)?, &mut at)?;
-    Some(Micros(midnight + ((hour * 60 + minute - offset) * 60 + second) * SECOND + micro))
+    Some(Micros(
+        midnight + ((hour * 60 + minute - offset) * 60 + second) * SECOND + micro,
+    ))
 }
 
 /// Seconds and microseconds, and where the zone begins.
@@ -118,7 +140,11 @@ fn seconds(text: &str, second: i64) -> Option<(i64, i64, usize)> {
     }
     let mut micro = 0;
     for at in 0..6 {
-        let digit = if at < digits { i64::from(text.as_bytes()[20 + at] - b'0') } else { 0 };
+        let digit = if at < digits {
+            i64::from(text.as_bytes()[20 + at] - b'0')
+        } else {
+            0
+        };
         micro = micro * 10 + digit;
     }
     Some((second, micro, 20 + digits))
@@ -170,7 +196,11 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let day = of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, u32::try_from(month).unwrap_or_default(), u32::try_from(day).unwrap_or_default())
+    (
+        year,
+        u32::try_from(month).unwrap_or_default(),
+        u32::try_from(day).unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]
@@ -179,10 +209,18 @@ mod tests {
 
     #[test]
     fn instants_are_written_and_read_back() {
-        for text in ["1970-01-01T00:00:00Z", "2026-11-21T10:00:00.123456Z", "2024-02-29T23:59:59.000001Z", "1969-12-31T23:59:59.999999Z"] {
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "2026-11-21T10:00:00.123456Z",
+            "2024-02-29T23:59:59.000001Z",
+            "1969-12-31T23:59:59.999999Z",
+        ] {
             assert_eq!(text.parse::<Micros>().map(|m| m.to_string()), Ok(text.to_owned()));
         }
-        assert_eq!("2038-01-19T03:14:08Z".parse(), Ok(Micros::from_secs(2_147_483_648)));
+        assert_eq!(
+            "2038-01-19T03:14:08Z".parse(),
+            Ok(Micros::from_secs(2_147_483_648))
+        );
     }
 
     #[test]
@@ -196,7 +234,19 @@ mod tests {
 
     #[test]
     fn impossible_times_are_refused() {
-        for text in ["", "yesterday", "2026-02-30", "2026-13-01", "2026-11-21T24:00:00Z", "2026-11-21T10:61", "2026-11-21T10:00:00.Z", "2026-11-21x10:00", "-5m", "5y", "２026-11-21"] {
+        for text in [
+            "",
+            "yesterday",
+            "2026-02-30",
+            "2026-13-01",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T10:61",
+            "2026-11-21T10:00:00.Z",
+            "2026-11-21x10:00",
+            "-5m",
+            "5y",
+            "２026-11-21",
+        ] {
             assert!(Micros::parse_relative(text, Micros(0)).is_err(), "{text}");
         }
     }
