@@ -50,7 +50,7 @@ with_lock() {
   local file=$1 name=$1
   shift
   (
-    if ! flock --nonblock 9; then
+    if ! flock --timeout 1 9; then
       say "${dim}waiting for another ./dev that is at the same work${plain}"
       flock --timeout 900 9 || die "$name is still locked after 15 minutes" "see who holds it with: fuser -v $name"
     fi
@@ -72,7 +72,7 @@ as_root() {
 require() {
   local missing=()
   while (($#)); do
-    command -v "$1" >/dev/null || missing+=("$2")
+    command -v "$1" >/dev/null || [[ " ${missing[*]} " == *" $2 "* ]] || missing+=("$2")
     shift 2
   done
   ((${#missing[@]} == 0)) || install_packages "${missing[@]}"

@@ -103,8 +103,12 @@ leave_stage() {
   touch "$work/stop-traffic"
   [[ -z $watcher ]] || kill -TERM "$watcher" 2>/dev/null || true
   wait
-  stop_server "$checkout/$work/server"
-  ((status == 0)) || say "${red}The demo did not reach its end.${plain} Its files, logs among them, are in $work"
+  if ((status == 0)); then
+    erase_server "$checkout/$work/server"
+  else
+    stop_server "$checkout/$work/server"
+    say "${red}The demo did not reach its end.${plain} Its files, logs among them, are in $work"
+  fi
 }
 
 # on_shop [SCHEMA]: the server's client as root, in the shop.
