@@ -73,7 +73,8 @@ demo() {
   work=.dev/demo-$engine watcher=''
   mkdir -p "$work"
   exec 7>>"$work/lock"
-  flock --nonblock 7 || die "another ./dev demo on $engine runs in this checkout" "wait for it, or use another --engine"
+  flock --nonblock 7 || say "waiting for another ./dev demo on $engine in this checkout"
+  flock --timeout 600 7 || die "another ./dev demo on $engine does not end" "see who it is with: fuser -v $work/lock"
   set_programs "$engine"
   clear_stage
   trap leave_stage EXIT
@@ -189,6 +190,8 @@ open_act() {
   start_server "$1" "$checkout/$work/server" --transaction-isolation=READ-COMMITTED 7>&-
   describe_server "$1" "$checkout/$work/server"
   port=$(<"$work/server/home/port")
+  # The reader's own settings of trail have no say here.
+  unset "${!TRAIL_@}"
   typed "export TRAIL_STORE=$work/store"
   typed "export TRAIL_SOURCE_PASSWORD=\$(cat .dev/secrets/password) MYSQL_PWD=\$(cat .dev/secrets/password)"
   open_shop
