@@ -19,6 +19,9 @@ pub struct Position {
     pub ordinal: u64,
 }
 
+/// The cells of one image, one per column of the table.
+pub type Row<'a> = Vec<Cell<'a>>;
+
 /// One row change, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -69,7 +72,7 @@ pub struct SchemaChange {
 
 impl Change {
     /// The row's cells before and after, one per column; none where there is no such image.
-    pub fn cells(&self) -> Result<(Option<Vec<Cell<'_>>>, Option<Vec<Cell<'_>>>), Problem> {
+    pub fn cells(&self) -> Result<(Option<Row<'_>>, Option<Row<'_>>), Problem> {
         let before = self
             .before
             .as_deref()

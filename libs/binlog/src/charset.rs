@@ -13,9 +13,12 @@ pub struct Charset {
     pub collation: u16,
 }
 
-/// Character sets with the collation numbers that belong to them, from `information_schema.COLLATIONS` of MySQL 8.0, 9.7 and
+/// Ranges of collation numbers, both ends included.
+type Ranges = &'static [(u16, u16)];
+
+/// Character sets, the bytes of their longest character, and the collation numbers that belong to them, from `information_schema.COLLATIONS` of MySQL 8.0, 9.7 and
 /// MariaDB 10.11. Numbers from 1024 on are MariaDB's and follow a rule, see [`Charset::base`].
-const CHARSETS: &[(&str, u32, &[(u16, u16)])] = &[
+const CHARSETS: &[(&str, u32, Ranges)] = &[
     (
         "utf8mb4",
         4,

@@ -519,7 +519,7 @@ impl Decoder {
         }
         let time = open
             .commit_time
-            .unwrap_or(Micros::from_secs(i64::from(timestamp)));
+            .unwrap_or_else(|| Micros::from_secs(i64::from(timestamp)));
         sink.commit(&Commit {
             end: self.at(end),
             time,

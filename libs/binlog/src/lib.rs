@@ -37,7 +37,7 @@ mod table_map;
 mod time;
 mod value;
 
-pub use change::{Change, Position, SchemaChange};
+pub use change::{Change, Position, Row, SchemaChange};
 pub use charset::Charset;
 pub use decode::{Begin, Commit, Ddl, Decoder, End, FeedError, Op, RowChange, Sink};
 pub use error::{Error, Problem};

@@ -405,7 +405,14 @@ mod tests {
     fn names(text: &str) -> Vec<String> {
         targets(text, "shop")
             .into_iter()
-            .map(|t| format!("{}.{} {:?}", t.schema, t.table.unwrap_or("*".into()), t.kind))
+            .map(|t| {
+                format!(
+                    "{}.{} {:?}",
+                    t.schema,
+                    t.table.unwrap_or_else(|| "*".into()),
+                    t.kind
+                )
+            })
             .collect()
     }
 

@@ -152,7 +152,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Table, Problem> {
         .enumerate()
         .map(|(nth, ty)| {
             column(*ty, &mut meta).map_err(|problem| {
-                problem.unwrap_or(Problem::ColumnType {
+                problem.unwrap_or_else(|| Problem::ColumnType {
                     table: full_name.clone(),
                     column: nth + 1,
                     ty: *ty,
