@@ -3,10 +3,7 @@
 //! The decoder knows four states of a transaction: none; announced (a GTID event says that one follows); open; and, for MariaDB and for
 //! statements outside BEGIN, a group of a single statement that ends with it. Everything it cannot place or read is an error.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use types::Micros;
 
@@ -187,7 +184,10 @@ pub struct Decoder {
     definitions: HashMap<Vec<u8>, Arc<Table>>,
     /// What the rows events of the current statement refer to.
     maps: HashMap<u64, Result<Arc<Table>, Problem>>,
-    generated: HashMap<(String, String), HashSet<String>>,
+    /// Which columns of a table the server computes, by name; none for a table that could not be looked up.
+    generated: HashMap<(String, String), Option<HashMap<String, bool>>>,
+    /// Events inside the last transaction payload.
+    inner_events: usize,
     transaction: Option<Transaction>,
     query: Option<Arc<str>>,
     end: End,
@@ -202,6 +202,7 @@ impl Decoder {
             definitions: HashMap::new(),
             maps: HashMap::new(),
             generated: HashMap::new(),
+            inner_events: 0,
             transaction: None,
             query: None,
             end: End::Open,
@@ -239,8 +240,9 @@ impl Decoder {
         (!self.generated.contains_key(&name)).then_some(name)
     }
 
-    /// Tells which columns of a table the server computes; holds until the log changes the table's definition.
-    pub fn learn(&mut self, schema: &str, table: &str, generated: HashSet<String>) {
+    /// Tells, by name, which columns of a table the server computes; none if that could not be found out. It holds until the log changes
+    /// the table's definition.
+    pub fn learn(&mut self, schema: &str, table: &str, generated: Option<HashMap<String, bool>>) {
         if self.generated.len() >= DEFINITIONS_MAX {
             self.generated.clear();
         }
@@ -248,6 +250,11 @@ impl Decoder {
             .insert((schema.to_owned(), table.to_owned()), generated);
         self.definitions
             .retain(|_, known| known.schema != schema || known.name != table);
+    }
+
+    /// How many events the last transaction payload held. A client that unpacks payloads itself hands them over once more.
+    pub fn inner_events(&self) -> usize {
+        self.inner_events
     }
 
     /// Takes the next event of the log. `at` is where it begins in its file.
@@ -548,10 +555,12 @@ impl Decoder {
         sink: &mut S,
     ) -> Result<(), Fail<S::Error>> {
         let mut events = payload::Payload::open(body)?;
+        self.inner_events = 0;
         while let Some(event) = events.next_event()? {
             if event.header.kind == kind::TRANSACTION_PAYLOAD {
                 return Err(Problem::Order("a transaction payload within another one").into());
             }
+            self.inner_events += 1;
             self.event(at, end, &event, sink)?;
         }
         Ok(())
@@ -569,9 +578,9 @@ impl Decoder {
         let table = match self.definitions.get(definition) {
             Some(known) => Ok(known.clone()),
             None => table_map::parse(body).map(|mut table| {
-                if let Some(generated) = self.generated.get(&(schema, name)) {
+                if let Some(Some(generated)) = self.generated.get(&(schema, name)) {
                     for column in &mut table.columns {
-                        column.generated = Some(generated.contains(&column.name));
+                        column.generated = generated.get(&column.name).copied();
                     }
                 }
                 if self.definitions.len() >= DEFINITIONS_MAX {

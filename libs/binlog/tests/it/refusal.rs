@@ -118,9 +118,7 @@ fn rows_without_column_names_are_refused() {
     let (file, _) = server.position();
     server.sql("CREATE DATABASE s; CREATE TABLE s.t (id INT PRIMARY KEY); INSERT INTO s.t VALUES (1)");
     let refused = std::fs::read(server.binlog(&file)).expect("the log is readable");
-    let message = read(&file, &refused[..], &mut Collected::default())
-        .expect_err("no names")
-        .to_owned();
+    let message = read(&file, &refused[..], &mut Collected::default()).expect_err("no names");
     assert!(
         message.contains("s.t") && message.contains("binlog_row_metadata=FULL"),
         "{message}"
