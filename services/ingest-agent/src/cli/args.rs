@@ -1,0 +1,362 @@
+//! The command line: every command, flag and word of help. Nothing is decided here.
+
+use std::path::PathBuf;
+
+use binlog::Gtid;
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use types::Micros;
+
+use super::{
+    help,
+    names::{Tables, Transaction},
+    parse::{self, Limit},
+};
+use crate::{
+    options::TlsMode,
+    render::{Format, ReportFormat},
+};
+
+/// What changed in a MySQL or MariaDB database, when, by which transaction, and the SQL that would undo it
+#[derive(Debug, Parser)]
+#[command(name = "trail", version, about, after_help = help::TRAIL, max_term_width = 110)]
+#[command(
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Trail {
+    /// Folder of the store [default: $XDG_DATA_HOME/trail/default or ~/.local/share/trail/default]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TRAIL_STORE",
+        hide_env_values = true
+    )]
+    pub(crate) store: Option<PathBuf>,
+
+    /// How much to tell on standard error: error, warn, info, debug [default: info for watch, warn elsewhere]
+    #[arg(long, global = true, value_name = "LEVEL", env = "TRAIL_LOG", hide_env = true)]
+    pub(crate) log: Option<tracing::Level>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands, in the order a person meets them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Follow a server's binary log and keep every row change
+    #[command(after_help = help::WATCH)]
+    Watch(Watch),
+    /// Read binary log files into the store
+    #[command(after_help = help::INDEX)]
+    Index(Index),
+    /// Row changes, newest first
+    #[command(after_help = help::CHANGES)]
+    Changes(Changes),
+    /// Everything that happened to one row, newest first
+    #[command(after_help = help::HISTORY)]
+    History(History),
+    /// Everything one transaction did, in its own order
+    #[command(after_help = help::TXN)]
+    Txn(Txn),
+    /// Write the SQL that undoes chosen changes; nothing is ever executed
+    #[command(after_help = help::UNDO)]
+    Undo(Undo),
+    /// The tables the store has seen
+    Tables(Report),
+    /// A table's columns and key, and how they came to be
+    Schema(Schema),
+    /// What the store's answers cover: from where to where, and where something is missing
+    Coverage(Report),
+    /// What the store holds and where it stands
+    Status(Report),
+    /// Read the whole store and check every digest
+    #[command(after_help = help::VERIFY)]
+    Verify(Report),
+    /// Print the completion script of a shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// The server: mysql://user@host:port/ or mariadb://user@host:port/, or mysql://user@localhost/?socket=/path
+    #[arg(value_name = "URL", env = "TRAIL_URL", hide_env = true)]
+    pub(crate) url: String,
+
+    /// How to protect the connection [default: preferred to this machine, required elsewhere]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        env = "TRAIL_TLS_MODE",
+        hide_env = true
+    )]
+    pub(crate) tls_mode: Option<TlsMode>,
+
+    /// Certificates to trust instead of the system's (PEM)
+    #[arg(long, value_name = "FILE", env = "TRAIL_TLS_CA", hide_env = true)]
+    pub(crate) tls_ca: Option<PathBuf>,
+
+    /// Our certificate, for a server that asks for one (PEM)
+    #[arg(long, value_name = "FILE", env = "TRAIL_TLS_CERT", hide_env = true)]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", env = "TRAIL_TLS_KEY", hide_env = true)]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Where to begin, for an empty store: now, oldest, a GTID set, or FILE:POS [default: now]
+    #[arg(long, value_name = "PLACE", env = "TRAIL_START", hide_env = true)]
+    pub(crate) start: Option<String>,
+
+    /// The id to register with among the server's replicas [default: derived from this installation]
+    #[arg(long, value_name = "N", env = "TRAIL_SERVER_ID", hide_env = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) server_id: Option<u32>,
+
+    /// End once everything the server had at the beginning is stored
+    #[arg(long, env = "TRAIL_UNTIL_CAUGHT_UP", hide_env = true, value_parser = BoolishValueParser::new())]
+    pub(crate) until_caught_up: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Index {
+    /// Binary log files
+    #[arg(value_name = "FILE", required_unless_present = "dir", conflicts_with = "dir")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Folder whose binary log files (NAME.000001, NAME.000002, …) to read, in the order of their numbers
+    #[arg(long, value_name = "DIR", env = "TRAIL_DIR", hide_env = true)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Which changes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which changes")]
+pub(crate) struct Filters {
+    /// Only these operations; may be repeated
+    #[arg(
+        long = "op",
+        value_enum,
+        value_name = "OP",
+        value_delimiter = ',',
+        env = "TRAIL_OP",
+        hide_env = true
+    )]
+    pub(crate) ops: Vec<OpName>,
+
+    /// Committed at or after: 2026-11-21T10:00:00Z, '2026-11-21 10:00', or an age such as 90s, 15m, 2h, 3d
+    #[arg(long, value_name = "TIME", value_parser = parse::time, env = "TRAIL_SINCE", hide_env = true)]
+    pub(crate) since: Option<Micros>,
+
+    /// Committed at or before (the same forms; a time without a zone is UTC)
+    #[arg(long, value_name = "TIME", value_parser = parse::time, env = "TRAIL_UNTIL", hide_env = true)]
+    pub(crate) until: Option<Micros>,
+
+    /// Only the transaction with this GTID
+    #[arg(long, value_name = "GTID", env = "TRAIL_GTID", hide_env = true)]
+    pub(crate) gtid: Option<Gtid>,
+
+    /// Only updates that changed this column
+    #[arg(long, value_name = "NAME", env = "TRAIL_COLUMN", hide_env = true)]
+    pub(crate) column: Option<String>,
+}
+
+/// Which rows, for commands that do not name one row already.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which changes")]
+pub(crate) struct Rows {
+    /// Only the row with this key: 42, or a,b in key order, or id=42,code=x, or {"id":42}; may be repeated; needs one table
+    #[arg(long = "key", value_name = "KEY", env = "TRAIL_KEY", hide_env = true)]
+    pub(crate) keys: Vec<String>,
+}
+
+/// How many changes, in which order and form.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct Listing {
+    /// Form of the answer; table is for people, the others are whole and stable
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "TRAIL_FORMAT",
+        hide_env = true
+    )]
+    pub(crate) format: Format,
+
+    /// At most this many changes, or all [default: 100 for table, all for the other forms]
+    #[arg(long, value_name = "N|all", value_parser = parse::limit, env = "TRAIL_LIMIT", hide_env = true)]
+    pub(crate) limit: Option<Limit>,
+
+    /// newest or oldest first [default: newest; oldest for txn and with --follow]
+    #[arg(long, value_enum, value_name = "ORDER", env = "TRAIL_ORDER", hide_env = true)]
+    pub(crate) order: Option<OrderName>,
+
+    /// Go on with new changes as they are stored, until interrupted; begins with the last 10, or --limit, or all --since
+    #[arg(long, env = "TRAIL_FOLLOW", hide_env = true, value_parser = BoolishValueParser::new())]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// Tables, as schema.table, or schema.* for all of a schema [default: all]
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(crate) tables: Vec<Tables>,
+
+    #[command(flatten)]
+    pub(crate) rows: Rows,
+    #[command(flatten)]
+    pub(crate) filters: Filters,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// The row's table
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(crate) table: Tables,
+
+    /// The row's key: 42, or a,b in key order, or id=42,code=x, or {"id":42}
+    pub(crate) key: String,
+
+    #[command(flatten)]
+    pub(crate) filters: Filters,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Txn {
+    /// The transaction: its GTID, or FILE:POS of its beginning, as `trail changes` prints them
+    #[arg(value_name = "GTID|FILE:POS")]
+    pub(crate) transaction: Transaction,
+
+    /// Only these tables of it
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(crate) tables: Vec<Tables>,
+
+    #[command(flatten)]
+    pub(crate) rows: Rows,
+    #[command(flatten)]
+    pub(crate) filters: Filters,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Undo {
+    /// Tables, as schema.table, or schema.* for all of a schema
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(crate) tables: Vec<Tables>,
+
+    #[command(flatten)]
+    pub(crate) rows: Rows,
+    #[command(flatten)]
+    pub(crate) filters: Filters,
+
+    /// Only this transaction
+    #[arg(
+        long,
+        value_name = "GTID|FILE:POS",
+        env = "TRAIL_TXN",
+        hide_env = true,
+        help_heading = "Which changes"
+    )]
+    pub(crate) txn: Option<Transaction>,
+
+    /// safe leaves out rows that later changes conflict with; force takes them back too, and what came later is lost
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "MODE",
+        env = "TRAIL_MODE",
+        hide_env = true,
+        help_heading = "Plan"
+    )]
+    pub(crate) mode: ModeName,
+
+    /// Tell each row's class and why
+    #[arg(long, env = "TRAIL_EXPLAIN", hide_env = true, value_parser = BoolishValueParser::new(), help_heading = "Plan")]
+    pub(crate) explain: bool,
+
+    /// Write the script to FILE (readable by you only) instead of standard output
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "TRAIL_OUTPUT",
+        hide_env = true,
+        help_heading = "Output"
+    )]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Also write the script that undoes the undo
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TRAIL_REDO",
+        hide_env = true,
+        help_heading = "Output"
+    )]
+    pub(crate) redo: Option<PathBuf>,
+
+    /// Replace files that exist
+    #[arg(long, env = "TRAIL_OVERWRITE", hide_env = true, value_parser = BoolishValueParser::new(), help_heading = "Output")]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Form of the answer
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "TRAIL_FORMAT",
+        hide_env = true
+    )]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The table
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(crate) table: Tables,
+
+    #[command(flatten)]
+    pub(crate) report: Report,
+}
+
+/// What a change did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OpName {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// Which end of the log comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OrderName {
+    Newest,
+    Oldest,
+}
+
+/// What to do with rows that later changes conflict with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeName {
+    #[default]
+    Safe,
+    Force,
+}

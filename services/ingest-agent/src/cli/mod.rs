@@ -1,0 +1,145 @@
+//! From the words of the command line to an exit status.
+
+mod args;
+mod completions;
+mod cover;
+mod entries;
+mod files;
+mod help;
+mod list;
+mod names;
+mod note;
+mod parse;
+mod question;
+mod report;
+mod schema;
+mod source;
+mod stop;
+mod undo;
+mod undo_summary;
+mod verify;
+
+use std::{
+    env,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use tracing::Level;
+use trail::Reader;
+use types::Code;
+
+use self::args::{Command, Trail};
+use crate::{error::Error, exit::Exit, render::text::visible};
+
+/// Runs `trail` with the process's own arguments, environment and standard streams.
+pub fn main() -> ExitCode {
+    let exit = match Trail::try_parse() {
+        Ok(trail) => run(trail).unwrap_or_else(|error| tell(&error)),
+        Err(error) => usage(&error),
+    };
+    exit.into()
+}
+
+fn run(trail: Trail) -> Result<Exit, Error> {
+    log_to_stderr(trail.log.unwrap_or(match trail.command {
+        Command::Watch(_) => Level::INFO,
+        _ => Level::WARN,
+    }));
+    if let Command::Completions { shell } = trail.command {
+        return completions::print(shell);
+    }
+    let store = store_dir(trail.store)?;
+    match trail.command {
+        Command::Watch(args) => source::watch(args, store).and_then(|_| Err(absent("watch"))),
+        Command::Index(_) => Err(absent("index")),
+        Command::Changes(args) => list::changes(&store, &args),
+        Command::History(args) => list::history(&store, &args),
+        Command::Txn(args) => list::txn(&store, &args),
+        Command::Undo(args) => undo::undo(&store, &args),
+        Command::Tables(args) => report::tables(&store, &args),
+        Command::Schema(args) => schema::schema(&store, &args),
+        Command::Coverage(args) => report::coverage(&store, &args),
+        Command::Status(args) => report::status(&store, &args),
+        Command::Verify(args) => verify::verify(&store, &args),
+        Command::Completions { shell } => completions::print(shell),
+    }
+}
+
+/// A command whose engine is not part of this build.
+fn absent(command: &str) -> Error {
+    Error::new(Code::Refused, command, "this build does not contain it")
+}
+
+/// Opens the store for asking.
+fn open(store: &Path) -> Result<Reader, Error> {
+    Reader::open(store).map_err(|error| {
+        let told = Error::from_fault("the store", &error);
+        match error {
+            trail::Error::NoStore { .. } => told.hint("--store DIR or TRAIL_STORE names another one"),
+            _ => told,
+        }
+    })
+}
+
+/// The store's folder: `--store`, `TRAIL_STORE`, or the one under the user's data folder (XDG Base Directory Specification).
+fn store_dir(given: Option<PathBuf>) -> Result<PathBuf, Error> {
+    let folder = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    given
+        .or_else(|| folder("XDG_DATA_HOME").map(|data| data.join("trail/default")))
+        .or_else(|| folder("HOME").map(|home| home.join(".local/share/trail/default")))
+        .ok_or_else(|| {
+            Error::new(
+                Code::Refused,
+                "the store",
+                "neither XDG_DATA_HOME nor HOME says where it is",
+            )
+            .hint("give --store DIR, or set TRAIL_STORE")
+        })
+}
+
+fn log_to_stderr(level: Level) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(level)
+        .with_target(false);
+    // A second subscriber in one process is only possible in tests, and the first one stays.
+    let _ = subscriber
+        .with_ansi(crate::render::screen::Screen::stderr().colour)
+        .try_init();
+}
+
+/// What clap has to say: help and version are answers, everything else is a mistake in the call.
+fn usage(error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        // A closed pipe is the only thing that can go wrong here, and then nobody is listening.
+        let _ = error.print();
+        return Exit::Done;
+    }
+    let text = error.render().to_string();
+    let text = text
+        .strip_prefix("error: ")
+        .map_or_else(|| text.clone(), |rest| format!("trail: {rest}"));
+    let _ = io::stderr().write_all(text.as_bytes());
+    Exit::Usage
+}
+
+/// One line that says what went wrong and why, and one that says what to do.
+fn tell(error: &Error) -> Exit {
+    let Error::Failed(failure) = error else {
+        return Exit::Done;
+    };
+    let mut text = format!("trail: {}: {}\n", visible(&failure.what), visible(&failure.why));
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("hint: {}\n", visible(hint)));
+    }
+    // Nobody can be told that standard error does not work.
+    let _ = io::stderr().write_all(text.as_bytes());
+    failure.code.into()
+}

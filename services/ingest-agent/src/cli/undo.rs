@@ -1,0 +1,313 @@
+//! `undo`: chosen changes become a plan, the plan becomes a script. Nothing here, or anywhere in `trail`, runs it.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, BufWriter, Write},
+    iter::Peekable,
+    path::{Path, PathBuf},
+    sync::Arc,
+    vec,
+};
+
+use binlog::{Position, SchemaChange, Table};
+use trail::{Changes, Filter, Order, Reader, TableFilter};
+use types::Code;
+use undo::{Dialect, Mode, Plan, Planner};
+
+use super::{
+    args::{self, ModeName},
+    cover,
+    files::NewFile,
+    list::store_fault,
+    note,
+    question::Question,
+    undo_summary,
+};
+use crate::{error::Error, exit::Exit};
+
+/// `trail undo`.
+pub(super) fn undo(store: &Path, args: &args::Undo) -> Result<Exit, Error> {
+    is_bounded(args)?;
+    let outputs = Outputs::create(args)?;
+    let reader = super::open(store)?;
+    let question = Question {
+        tables: &args.tables,
+        keys: &args.rows.keys,
+        filters: &args.filters,
+        transaction: args.txn.as_ref(),
+    };
+    let filter = Filter {
+        order: Order::Oldest,
+        ..question.filter(&reader)?
+    };
+    let Some(selection) = Selection::find(&reader, &filter)? else {
+        let exit = cover::tell(&reader, &reader.coverage_of(&filter));
+        note::note("no change matches, so there is nothing to undo; no script was written");
+        return Ok(if exit == Exit::Done { Exit::Failed } else { exit });
+    };
+    let plan = plan(&reader, &filter, &selection, args.mode)?;
+    outputs.write(&plan)?;
+    undo_summary::tell(&plan, &selection.tables, args);
+    // What was chosen must be whole, and so must what came after it, for it is what the plan protects.
+    let later = reader.coverage_of(&selection.since_first());
+    let mut chosen = reader.coverage_of(&filter);
+    if filter.gtid.is_some() || filter.transaction.is_some() {
+        // A transaction is stored whole or not at all.
+        chosen = reader.coverage_of(&Filter {
+            transaction: Some(selection.first.at.clone()),
+            epoch: Some(selection.first.epoch),
+            ..Filter::default()
+        });
+    }
+    Ok(if chosen.complete {
+        cover::tell(&reader, &later)
+    } else {
+        cover::tell(&reader, &chosen)
+    })
+}
+
+/// Refuses to undo the whole store by an oversight.
+fn is_bounded(args: &args::Undo) -> Result<(), Error> {
+    let filters = &args.filters;
+    let bounded = !args.tables.is_empty()
+        || !args.rows.keys.is_empty()
+        || args.txn.is_some()
+        || filters.gtid.is_some()
+        || filters.since.is_some()
+        || filters.until.is_some();
+    if bounded {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Invalid,
+        "undo",
+        "without a filter it would undo everything the store holds",
+    )
+    .hint("name a transaction (--txn), a table, a row (--key) or a time (--since, --until)"))
+}
+
+/// What is to be undone, in outline.
+struct Selection {
+    first: Position,
+    tables: BTreeSet<(String, String)>,
+}
+
+impl Selection {
+    /// None if nothing matches.
+    fn find(reader: &Reader, filter: &Filter) -> Result<Option<Self>, Error> {
+        let mut selection: Option<Self> = None;
+        for change in reader.find(filter).map_err(|error| store_fault(&error))? {
+            let change = change.map_err(|error| store_fault(&error))?;
+            let selection = selection.get_or_insert_with(|| Self {
+                first: change.position.clone(),
+                tables: BTreeSet::new(),
+            });
+            let known = selection
+                .tables
+                .iter()
+                .any(|(schema, table)| *schema == change.table.schema && *table == change.table.name);
+            if !known {
+                selection
+                    .tables
+                    .insert((change.table.schema.clone(), change.table.name.clone()));
+            }
+        }
+        Ok(selection)
+    }
+
+    /// All history of the affected tables from the first chosen change to the present.
+    fn since_first(&self) -> Filter {
+        let tables = self.tables.iter().map(|(schema, table)| TableFilter {
+            schema: schema.clone(),
+            table: Some(table.clone()),
+        });
+        Filter {
+            tables: tables.collect(),
+            after: Some(just_before(&self.first)),
+            order: Order::Oldest,
+            ..Filter::default()
+        }
+    }
+}
+
+/// The greatest position before `position` that a filter can name.
+fn just_before(position: &Position) -> Position {
+    let mut before = position.clone();
+    if position.ordinal > 0 {
+        before.ordinal -= 1;
+    } else {
+        before.at.offset = before.at.offset.saturating_sub(1);
+        before.ordinal = u64::MAX;
+    }
+    before
+}
+
+/// Feeds the planner everything that happened to the affected tables, in the order of the log.
+fn plan(reader: &Reader, filter: &Filter, selection: &Selection, mode: ModeName) -> Result<Plan, Error> {
+    let engine = reader
+        .status()
+        .source
+        .map(|source| source.engine)
+        .unwrap_or_default();
+    let dialect = if engine == "mariadb" {
+        Dialect::Mariadb
+    } else {
+        Dialect::Mysql
+    };
+    let mode = match mode {
+        ModeName::Safe => Mode::Safe,
+        ModeName::Force => Mode::Force,
+    };
+    let history = selection.since_first();
+    let mut feed = Feed {
+        planner: Planner::new(dialect, mode),
+        statements: reader
+            .schema_changes(&history)
+            .map_err(|error| store_fault(&error))?
+            .into_iter()
+            .peekable(),
+        gaps: reader.coverage_of(&history).gaps.into_iter().peekable(),
+    };
+    let mut chosen = Chosen {
+        changes: reader
+            .find(filter)
+            .map_err(|error| store_fault(&error))?
+            .peekable(),
+    };
+    for change in reader.find(&history).map_err(|error| store_fault(&error))? {
+        let change = change.map_err(|error| store_fault(&error))?;
+        feed.up_to(Some(&change.position))?;
+        let selected = chosen.contains(&change.position)?;
+        feed.planner
+            .change(&change, selected)
+            .map_err(|error| Error::from_fault("the plan", &error))?;
+    }
+    feed.up_to(None)?;
+    let latest =
+        |schema: &str, table: &str| -> Option<Arc<Table>> { Some(reader.versions(schema, table).pop()?.1) };
+    feed.planner
+        .finish(&latest)
+        .map_err(|error| Error::from_fault("the plan", &error))
+}
+
+/// The chosen changes, walked beside all of them.
+struct Chosen {
+    changes: Peekable<Changes>,
+}
+
+impl Chosen {
+    /// Whether the change at `position` is one. Positions must come in the order of the log.
+    fn contains(&mut self, position: &Position) -> Result<bool, Error> {
+        match self.changes.next_if(|change| {
+            change
+                .as_ref()
+                .map_or(true, |change| change.position == *position)
+        }) {
+            None => Ok(false),
+            Some(change) => change.map(|_| true).map_err(|error| store_fault(&error)),
+        }
+    }
+}
+
+/// The planner, and what else it has to be told in order.
+struct Feed {
+    planner: Planner,
+    statements: Peekable<vec::IntoIter<SchemaChange>>,
+    gaps: Peekable<vec::IntoIter<trail::Gap>>,
+}
+
+impl Feed {
+    /// Tells everything that stands before `position`, or all that is left.
+    fn up_to(&mut self, position: Option<&Position>) -> Result<(), Error> {
+        loop {
+            let gap_at = self
+                .gaps
+                .peek()
+                .map(|gap| (gap.before.epoch, gap.before.at.clone()));
+            let is_due =
+                |at: &(u32, binlog::LogPos)| position.is_none_or(|next| *at <= (next.epoch, next.at.clone()));
+            let statement_at = self.statements.peek().map(|change| change.position.clone());
+            let statement_is_due = statement_at
+                .as_ref()
+                .is_some_and(|at| position.is_none_or(|next| at < next));
+            let gap_first = match (&gap_at, &statement_at) {
+                (Some(gap), Some(statement)) if statement_is_due => {
+                    *gap <= (statement.epoch, statement.at.clone())
+                }
+                (Some(gap), _) => is_due(gap),
+                (None, _) => false,
+            };
+            if gap_first && let Some(gap) = self.gaps.next() {
+                let at = Position {
+                    epoch: gap.after.epoch,
+                    at: gap.after.at,
+                    ordinal: 0,
+                };
+                self.planner.gap(undo::Gap {
+                    at,
+                    table: None,
+                    reason: gap.reason,
+                });
+            } else if statement_is_due && let Some(change) = self.statements.next() {
+                self.planner
+                    .schema_change(&change)
+                    .map_err(|error| Error::from_fault("the plan", &error))?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Where the scripts go.
+struct Outputs {
+    script: Option<NewFile>,
+    redo: Option<NewFile>,
+}
+
+impl Outputs {
+    fn create(args: &args::Undo) -> Result<Self, Error> {
+        let file = |path: &Option<PathBuf>| {
+            let path = path.as_deref().filter(|path| *path != Path::new("-"));
+            path.map(|path| NewFile::create(path, args.overwrite)).transpose()
+        };
+        if args.redo.is_some() && args.redo == args.output {
+            return Err(Error::new(
+                Code::Invalid,
+                "--redo",
+                "it names the same file as --output",
+            ));
+        }
+        if args.redo.as_deref() == Some(Path::new("-")) {
+            return Err(Error::new(
+                Code::Invalid,
+                "--redo",
+                "it must be a file: standard output is for the script",
+            ));
+        }
+        Ok(Self {
+            script: file(&args.output)?,
+            redo: file(&args.redo)?,
+        })
+    }
+
+    /// Both files appear together, or neither.
+    fn write(mut self, plan: &Plan) -> Result<(), Error> {
+        if let Some(redo) = &mut self.redo {
+            redo.write(|out| plan.write_redo(out))?;
+        }
+        match &mut self.script {
+            Some(script) => script.write(|out| plan.write_script(out))?,
+            None => {
+                let mut out = BufWriter::new(io::stdout());
+                plan.write_script(&mut out)
+                    .and_then(|()| out.flush())
+                    .map_err(|error| Error::from_output(&error))?;
+            }
+        }
+        for file in [self.redo, self.script].into_iter().flatten() {
+            file.publish()?;
+        }
+        Ok(())
+    }
+}

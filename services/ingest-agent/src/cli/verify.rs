@@ -1,0 +1,74 @@
+//! `verify`: every byte of the store is read and held against its digest.
+
+use std::{path::Path, time::Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::{
+    args,
+    list::store_fault,
+    report::{print, print_json, size},
+};
+use crate::{error::Error, exit::Exit, render::ReportFormat};
+
+/// Refreshes a second of a progress bar.
+const REFRESH_HZ: u8 = 5;
+
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    error: Option<String>,
+    segments: u64,
+    changes: u64,
+    transactions: u64,
+    bytes: u64,
+}
+
+/// A bar for long work over bytes on standard error, which hides itself when that is no terminal.
+pub(super) fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(REFRESH_HZ));
+    let template =
+        "{wide_bar} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// `trail verify`.
+pub(super) fn verify(store: &Path, args: &args::Report) -> Result<Exit, Error> {
+    let bar = bar();
+    let begin = Instant::now();
+    let result = trail::verify(store, &mut |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    let found = match &result {
+        Ok(found) => *found,
+        Err(_) => trail::Verified::default(),
+    };
+    if args.format == ReportFormat::Json {
+        print_json(&Report {
+            ok: result.is_ok(),
+            error: result.as_ref().err().map(|error| types::chain(error)),
+            segments: found.segments,
+            changes: found.changes,
+            transactions: found.transactions,
+            bytes: found.bytes,
+        })?;
+    }
+    result.map_err(|error| store_fault(&error).hint("restore this file from a copy of the store, or read the log anew into an empty store; nothing was changed"))?;
+    if args.format == ReportFormat::Table {
+        let seconds = begin.elapsed().as_secs_f64();
+        print(&format!(
+            "ok: {} segments, {} changes, {} transactions in the tail, {} checked in {seconds:.1} s\n",
+            found.segments,
+            found.changes,
+            found.transactions,
+            size(found.bytes)
+        ))?;
+    }
+    Ok(Exit::Done)
+}

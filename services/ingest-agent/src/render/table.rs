@@ -1,0 +1,412 @@
+//! Changes for people: grouped by transaction, columns aligned, differences column by column.
+//!
+//! ```text
+//! 2026-11-21T10:00:00.123456Z  0-1-23  binlog.000003:4711  thread 8
+//!   statement: UPDATE orders SET status = 'paid' WHERE id = 42
+//!   update  shop.orders  id=42  status: 'new' → 'paid'
+//! ```
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use binlog::{Cell, Change, Gtid, LogPos, Op, Position, Problem, SchemaChange};
+use types::Micros;
+
+use super::{
+    ChangeError, Render,
+    line::{Line, wrap},
+    screen::{Screen, Style},
+    text::{fit, visible, width},
+    value::show,
+};
+
+/// Rows of one transaction that are held back to align them with each other.
+const ALIGNED_ROWS: usize = 64;
+/// Columns of a value in a list of many, on a terminal.
+const LISTED_VALUE_COLUMNS: usize = 40;
+/// Spaces before what does not fit beside the key.
+const INDENT: usize = 6;
+
+/// Writes changes as a table.
+pub(crate) struct Table<W> {
+    out: W,
+    screen: Screen,
+    group: Option<Group>,
+}
+
+/// The transaction being written.
+struct Group {
+    epoch: u32,
+    at: LogPos,
+    query: Option<Arc<str>>,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    op: Op,
+    table: String,
+    key: String,
+    /// Name, value before, value after.
+    cells: Vec<(String, Option<String>, Option<String>)>,
+}
+
+impl<W: Write> Table<W> {
+    /// Writes to `out` for `screen`.
+    pub(crate) fn new(out: W, screen: Screen) -> Self {
+        Self {
+            out,
+            screen,
+            group: None,
+        }
+    }
+
+    fn line(&mut self, line: &Line) -> io::Result<()> {
+        writeln!(self.out, "{}", line.paint(self.screen.colour))
+    }
+
+    /// Begins a transaction, unless it is the one being written.
+    fn group(
+        &mut self,
+        position: &Position,
+        gtid: Option<&Gtid>,
+        time: Micros,
+        thread_id: Option<u32>,
+    ) -> io::Result<()> {
+        if self
+            .group
+            .as_ref()
+            .is_some_and(|group| group.epoch == position.epoch && group.at == position.at)
+        {
+            return Ok(());
+        }
+        self.rows()?;
+        self.group = Some(Group {
+            epoch: position.epoch,
+            at: position.at.clone(),
+            query: None,
+            rows: Vec::new(),
+        });
+        let mut place = position.at.to_string();
+        if position.epoch > 0 {
+            place = format!("{place} (epoch {})", position.epoch);
+        }
+        let thread = thread_id.map(|id| format!("thread {id}"));
+        let mut pieces = vec![Line::of(Style::Bold, time.to_string())];
+        let gtid = gtid.map(ToString::to_string);
+        let columns = |text: &Option<String>| text.as_deref().map_or(0, |text| width(text) + 2);
+        let all = pieces[0].columns() + columns(&gtid) + columns(&thread) + width(&place) + 2;
+        let roomy = self.screen.width.is_none_or(|limit| all <= limit);
+        let place = (roomy || gtid.is_none()).then_some(place);
+        pieces.extend(gtid.map(|gtid| Line::of(Style::Plain, gtid)));
+        pieces.extend(place.map(|place| Line::of(Style::Dim, visible(&place))));
+        pieces.extend(thread.map(|thread| Line::of(Style::Dim, thread)));
+        for line in wrap(Line::default(), pieces, "  ", 2, self.screen.width) {
+            self.line(&line)?;
+        }
+        Ok(())
+    }
+
+    fn statement(&mut self, query: &str) -> io::Result<()> {
+        let line = Line::of(Style::Dim, format!("  statement: {}", one_line(query))).cut(self.screen.width);
+        self.line(&line)
+    }
+
+    /// Writes the rows held back.
+    fn rows(&mut self) -> io::Result<()> {
+        let Some(group) = &mut self.group else {
+            return Ok(());
+        };
+        let rows = std::mem::take(&mut group.rows);
+        let limit = self.screen.width;
+        let widest = |text: fn(&Row) -> &str| rows.iter().map(|row| width(text(row))).max().unwrap_or(0);
+        let cap = limit.map_or(usize::MAX, |limit| limit / 3);
+        let (table, key) = (widest(|row| &row.table).min(cap), widest(|row| &row.key).min(cap));
+        for row in rows {
+            for line in row.lines(table, key, limit) {
+                self.line(&line)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A statement with single spaces for whatever white space it has.
+fn one_line(statement: &str) -> String {
+    let words: Vec<&str> = statement.split_whitespace().collect();
+    visible(&words.join(" ")).into_owned()
+}
+
+impl<W: Write> Render for Table<W> {
+    fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+        let row = Row::of(change)?;
+        self.group(
+            &change.position,
+            change.gtid.as_ref(),
+            change.commit_time,
+            change.thread_id,
+        )?;
+        if let Some(query) = &change.query
+            && self
+                .group
+                .as_ref()
+                .is_some_and(|group| group.query.as_ref() != Some(query))
+        {
+            self.rows()?;
+            self.statement(query)?;
+        }
+        if let Some(group) = &mut self.group {
+            group.query = change.query.clone();
+            group.rows.push(row);
+            if group.rows.len() == ALIGNED_ROWS {
+                self.rows()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn schema_change(&mut self, change: &SchemaChange) -> io::Result<()> {
+        self.group(
+            &change.position,
+            change.gtid.as_ref(),
+            change.commit_time,
+            change.thread_id,
+        )?;
+        self.rows()?;
+        let mut line = Line::of(Style::Plain, "  ");
+        line.cell(Style::Yellow, "schema", 6);
+        line.push(Style::Plain, one_line(&change.text));
+        self.line(&line.cut(self.screen.width))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.rows()?;
+        self.out.flush()
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+}
+
+impl Row {
+    fn of(change: &Change) -> Result<Self, Problem> {
+        let (before, after) = change.cells()?;
+        let table = &change.table;
+        let value = |cells: &Option<Vec<Cell<'_>>>, index: usize| -> Result<Option<String>, Problem> {
+            let (Some(cells), Some(column)) = (cells, table.columns.get(index)) else {
+                return Ok(None);
+            };
+            Ok(cells
+                .get(index)
+                .map(|cell| column.value(*cell))
+                .transpose()?
+                .flatten()
+                .map(|value| show(&value)))
+        };
+        let key: Vec<usize> = table.key.iter().map(|part| part.column as usize).collect();
+        let mut identity = Vec::new();
+        for index in &key {
+            let text = value(if before.is_some() { &before } else { &after }, *index)?;
+            let name = table.columns.get(*index).map_or("", |column| &column.name);
+            identity.push(format!("{}={}", visible(name), text.as_deref().unwrap_or("?")));
+        }
+        let shown: Vec<usize> = match change.op {
+            Op::Update => change.changed()?,
+            Op::Insert | Op::Delete => (0..table.columns.len())
+                .filter(|index| !key.contains(index))
+                .collect(),
+        };
+        let mut cells = Vec::with_capacity(shown.len());
+        for index in shown {
+            let (old, new) = (value(&before, index)?, value(&after, index)?);
+            if old.is_some() || new.is_some() {
+                cells.push((visible(&table.columns[index].name).into_owned(), old, new));
+            }
+        }
+        let key = if identity.is_empty() {
+            "(no key)".to_owned()
+        } else {
+            identity.join(",")
+        };
+        Ok(Self {
+            op: change.op,
+            table: visible(&table.full_name()).into_owned(),
+            key,
+            cells,
+        })
+    }
+
+    /// The row in as few lines as `limit` allows.
+    fn lines(&self, table: usize, key: usize, limit: Option<usize>) -> Vec<Line> {
+        let style = match self.op {
+            Op::Insert => Style::Green,
+            Op::Update => Style::Yellow,
+            Op::Delete => Style::Red,
+        };
+        let mut head = Line::of(Style::Plain, "  ");
+        head.cell(style, self.op.as_str(), 6);
+        head.cell(Style::Plain, &fit(&self.table, table), table);
+        head.cell(Style::Bold, &fit(&self.key, key), key);
+        let whole = wrap(head.clone(), self.pieces(None), ", ", 0, None);
+        if let [line] = &whole[..]
+            && limit.is_none_or(|limit| line.columns() <= limit)
+        {
+            return whole;
+        }
+        let indent = " ".repeat(INDENT);
+        let room = limit.map(|limit| limit.saturating_sub(INDENT));
+        let mut lines = vec![head.cut(limit)];
+        if self.op == Op::Update {
+            lines.extend(
+                self.pieces(room)
+                    .into_iter()
+                    .flat_map(|piece| wrap(Line::of(Style::Plain, &*indent), vec![piece], "", 0, limit)),
+            );
+        } else {
+            lines.extend(wrap(
+                Line::of(Style::Plain, &*indent),
+                self.pieces(room),
+                ", ",
+                INDENT,
+                limit,
+            ));
+        }
+        lines
+    }
+
+    /// One piece per column, each at most `room` columns wide.
+    fn pieces(&self, room: Option<usize>) -> Vec<Line> {
+        if self.cells.is_empty() && self.op == Op::Update {
+            return vec![Line::of(Style::Dim, "(no logged column differs)")];
+        }
+        self.cells
+            .iter()
+            .map(|(name, old, new)| self.piece(name, old.as_deref(), new.as_deref(), room))
+            .collect()
+    }
+
+    fn piece(&self, name: &str, old: Option<&str>, new: Option<&str>, room: Option<usize>) -> Line {
+        let name_room = room.map_or(usize::MAX, |room| room / 2);
+        let mut line = Line::of(Style::Dim, format!("{}: ", fit(name, name_room)));
+        if self.op != Op::Update {
+            let value_room = room.map_or(usize::MAX, |room| {
+                LISTED_VALUE_COLUMNS.min(room.saturating_sub(line.columns()))
+            });
+            line.push(Style::Plain, fit(old.or(new).unwrap_or("?"), value_room));
+            return line;
+        }
+        let (old, new) = (old.unwrap_or("?"), new.unwrap_or("?"));
+        let room = room.map_or(usize::MAX, |room| room.saturating_sub(line.columns() + 3));
+        // A short value leaves its room to the other one.
+        let old_room = (room / 2).max(room.saturating_sub(width(new)));
+        let new_room = (room / 2).max(room.saturating_sub(width(old)));
+        line.push(Style::Red, fit(old, old_room));
+        line.push(Style::Plain, " → ");
+        line.push(Style::Green, fit(new, new_room));
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use binlog::Change;
+
+    use super::{Screen, Table};
+    use crate::render::{
+        Render,
+        fixture::{change, row},
+        text::width,
+    };
+
+    fn table(changes: &[Change], columns: Option<usize>) -> String {
+        let mut out = Vec::new();
+        let mut table = Table::new(
+            &mut out,
+            Screen {
+                width: columns,
+                colour: false,
+            },
+        );
+        for change in changes {
+            table.change(change).expect("a change");
+        }
+        table.finish().expect("written");
+        drop(table);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn a_transaction_is_one_group_with_aligned_rows() {
+        let mut changes = [
+            change(4_711, 0, Some(row(7, "new", None)), Some(row(7, "paid", None))),
+            change(4_711, 1, Some(row(1_042, "new", None)), None),
+            change(4_711, 2, None, Some(row(9, "new", Some("gift")))),
+        ];
+        changes[0].query = Some("UPDATE orders\n   SET status = 'paid'".into());
+        changes[1].query = changes[0].query.clone();
+        let expected = "\
+2026-11-21T10:00:00.004711Z  binlog.000003:4711  thread 8
+  statement: UPDATE orders SET status = 'paid'
+  update  shop.orders  id=7     status: 'new' → 'paid'
+  delete  shop.orders  id=1042  status: 'new', note: NULL
+  insert  shop.orders  id=9     status: 'new', note: 'gift'
+";
+        assert_eq!(table(&changes, Some(80)), expected);
+        assert_eq!(table(&changes, None), expected);
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_one_column_per_line_and_is_cut() {
+        let (long, other) = ("x".repeat(70), "y".repeat(70));
+        let changes = [
+            change(
+                4,
+                0,
+                Some(row(7, "new", Some(&long))),
+                Some(row(7, "paid", Some(&other))),
+            ),
+            change(4, 1, None, Some(row(8, "new", Some(&long)))),
+        ];
+        let text = table(&changes, Some(60));
+        assert!(text.lines().all(|line| width(line) <= 60), "{text}");
+        let expected = "\
+2026-11-21T10:00:00.000004Z  binlog.000003:4  thread 8
+  update  shop.orders  id=7
+      status: 'new' → 'paid'
+      note: 'xxxxxxxxxxxxxxxxxxxx… → 'yyyyyyyyyyyyyyyyyyyy…
+  insert  shop.orders  id=8
+      status: 'new',
+      note: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…
+";
+        assert_eq!(text, expected);
+        assert!(
+            table(&changes, None).contains(&long),
+            "nothing is cut where nothing limits a line"
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_the_gtid_whole() {
+        let mut change = change(4, 0, None, Some(row(7, "new", None)));
+        change.gtid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:23".parse().ok();
+        let text = table(&[change], Some(80));
+        assert!(
+            text.starts_with(
+                "2026-11-21T10:00:00.000004Z  3e11fa47-71ca-11e1-9e33-c80aa9429562:23  thread 8\n"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn hostile_data_stays_data() {
+        let hostile = "\u{1b}[31m\n2026-11-21T10:00:00Z  forged";
+        let mut change = change(4, 0, Some(row(7, "new", None)), Some(row(7, hostile, None)));
+        change.query = Some("UPDATE /* \u{1b}]0;x\u{7} */ t".into());
+        let text = table(&[change], Some(200));
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text}");
+    }
+}
