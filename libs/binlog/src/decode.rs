@@ -229,15 +229,29 @@ impl Decoder {
         self.transaction.is_some()
     }
 
-    /// The table whose generated columns nobody has told yet, if `event` is the map of one: tell with [`Decoder::learn`] before feeding
-    /// the event. The log itself does not say which columns the server computes.
-    pub fn asks(&self, event: &Event<'_>) -> Option<(String, String)> {
-        if event.header.kind != kind::TABLE_MAP {
-            return None;
+    /// The tables that `event` brings into play and whose generated columns nobody has told yet: tell with [`Decoder::learn`] before
+    /// feeding the event. The log itself does not say which columns the server computes.
+    pub fn asks(&self, event: &Event<'_>) -> Vec<(String, String)> {
+        let mut asked = Vec::new();
+        let mut ask = |event: &Event<'_>| {
+            if event.header.kind == kind::TABLE_MAP
+                && let Ok((_, schema, table)) = table_map::names(event.body)
+                && !self.generated.contains_key(&(schema.clone(), table.clone()))
+            {
+                asked.push((schema, table));
+            }
+        };
+        ask(event);
+        // What is wrong with a payload is told when it is fed.
+        if event.header.kind == kind::TRANSACTION_PAYLOAD
+            && let Ok(mut events) = payload::Payload::open(event.body)
+        {
+            while let Ok(Some(inner)) = events.next_event() {
+                ask(&inner);
+            }
         }
-        let (_, schema, table) = table_map::names(event.body).ok()?;
-        let name = (schema, table);
-        (!self.generated.contains_key(&name)).then_some(name)
+        asked.dedup();
+        asked
     }
 
     /// Tells, by name, which columns of a table the server computes; none if that could not be found out. It holds until the log changes
@@ -289,10 +303,9 @@ impl Decoder {
             kind::FORMAT_DESCRIPTION => self.format_description(at, event, sink),
             kind::ROTATE => self.rotate(event, sink),
             kind::STOP => self.stop(sink),
-            kind::PREVIOUS_GTIDS => sink.previous(&gtid_event::previous(body)?).map_err(Fail::Sink),
-            kind::MARIADB_GTID_LIST => sink
-                .previous(&gtid_event::mariadb_list(body)?)
-                .map_err(Fail::Sink),
+            kind::PREVIOUS_GTIDS | kind::MARIADB_GTID_LIST => {
+                sink.previous(&GtidSet::stated_by(event)?).map_err(Fail::Sink)
+            }
             kind::GTID | kind::ANONYMOUS_GTID | kind::GTID_TAGGED => {
                 let announced = gtid_event::mysql(event.header.kind, body)?;
                 self.announce(at, announced, sink)

@@ -4,6 +4,12 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::{
+    error::Problem,
+    event::{Event, kind},
+    gtid_event,
+};
+
 /// The identity of one transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Gtid {
@@ -147,6 +153,15 @@ pub struct GtidSet {
 }
 
 impl GtidSet {
+    /// What the head of a file says was executed before it: a PREVIOUS_GTIDS event, or MariaDB's GTID_LIST.
+    pub fn stated_by(event: &Event<'_>) -> Result<Self, Problem> {
+        match event.header.kind {
+            kind::PREVIOUS_GTIDS => gtid_event::previous(event.body),
+            kind::MARIADB_GTID_LIST => gtid_event::mariadb_list(event.body),
+            other => Err(Problem::UnknownEvent(other)),
+        }
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.mysql.is_empty() && self.mariadb.is_empty()

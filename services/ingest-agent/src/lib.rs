@@ -18,7 +18,9 @@
 mod cli;
 pub mod error;
 pub mod exit;
+pub mod index;
 pub mod options;
 mod render;
+pub mod source;
 
 pub use cli::main;

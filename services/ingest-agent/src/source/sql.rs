@@ -1,0 +1,30 @@
+//! Every statement this program can send to a source. All of them read, or set variables of their own session; a test keeps it so.
+
+/// The settings that decide whether the log can be followed, one row each; those a server does not know are missing.
+pub const SETTINGS: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'server_id', 'server_uuid', 'log_bin', 'binlog_format', \
+     'binlog_row_image', 'binlog_row_metadata', 'binlog_row_value_options', 'gtid_mode', 'gtid_binlog_pos', 'gtid_executed')";
+
+/// The present end of the log, before MySQL 8.2 and on MariaDB.
+pub const STATUS_OLD: &str = "SHOW MASTER STATUS";
+
+/// The present end of the log, from MySQL 8.2 on.
+pub const STATUS: &str = "SHOW BINARY LOG STATUS";
+
+/// The logs the server still has, oldest first.
+pub const LOGS: &str = "SHOW BINARY LOGS";
+
+/// A table's columns and whether the server computes them; parameters: schema and table.
+pub const GENERATED: &str = "SELECT COLUMN_NAME, CASE WHEN GENERATION_EXPRESSION <> '' THEN 1 ELSE 0 END FROM information_schema.COLUMNS \
+     WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";
+
+/// What a replica tells the server about itself before it asks for the log; parameters: the replica's UUID. Both spellings of the
+/// variables are set, the old ones for MariaDB and MySQL before 8.0.26. The heartbeat is in nanoseconds.
+pub const REPLICA: &str = "SET @master_heartbeat_period = 10000000000, @source_heartbeat_period = 10000000000, @source_binlog_checksum = 'CRC32', \
+     @slave_uuid = ?, @replica_uuid = @slave_uuid, @rpl_semi_sync_slave = 0, @rpl_semi_sync_replica = 0";
+
+/// MariaDB: this replica understands GTID events and holes, so that nothing is rewritten for it.
+pub const MARIADB_CAPABILITY: &str = "SET @mariadb_slave_capability = 4";
+
+/// MariaDB: begin after these transactions; parameter: the position, one GTID a domain.
+pub const MARIADB_START: &str =
+    "SET @slave_connect_state = ?, @slave_gtid_strict_mode = 0, @slave_gtid_ignore_duplicates = 0";

@@ -1,0 +1,198 @@
+//! Events of a live replication stream, as bytes again, with their place in the source's files.
+
+use std::time::Duration;
+
+use binlog::{
+    FileName, GtidSet,
+    event::{Event, Frames, Header, kind},
+};
+use futures_util::StreamExt;
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Sid, prelude::Queryable};
+use mysql_common::proto::MySerialize;
+use tokio::time::timeout;
+use types::Code;
+
+use super::{
+    connect::Connector,
+    fault::{Fault, judge},
+    identity::Identity,
+    plan::From,
+    sql,
+};
+use crate::error::Error;
+
+/// Three heartbeats: a source that says nothing for so long is gone, or the way to it.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A stream of events.
+pub(super) struct Events {
+    stream: BinlogStream,
+    frames: Frames,
+    raw: Vec<u8>,
+    /// Where the last event that stands in a file ended.
+    end: u64,
+    /// Events the client library unpacks from a payload that has been decoded already.
+    skip: usize,
+}
+
+impl Events {
+    /// Asks for the log from a place or a set of transactions on.
+    pub(super) async fn open(
+        connector: &Connector,
+        mut conn: Conn,
+        identity: &Identity,
+        from: &From,
+        mariadb: bool,
+    ) -> Result<Self, Fault> {
+        connector
+            .answer(conn.exec_drop(sql::REPLICA, (&identity.uuid,)))
+            .await?;
+        if mariadb {
+            connector.answer(conn.query_drop(sql::MARIADB_CAPABILITY)).await?;
+        }
+        let (file, pos, gtids) = match from {
+            From::Place(at) => (at.file.as_str(), at.offset, None),
+            From::After(gtids) if mariadb => {
+                connector
+                    .answer(conn.exec_drop(sql::MARIADB_START, (gtids.to_string(),)))
+                    .await?;
+                ("", 4, None)
+            }
+            From::After(gtids) => ("", 4, Some(sids(gtids)?)),
+        };
+        let mut request = BinlogStreamRequest::new(identity.server_id)
+            .with_filename(file.as_bytes())
+            .with_pos(pos);
+        if let Some(sids) = gtids {
+            request = request.with_gtid().with_gtid_set(sids);
+        }
+        let stream = connector.answer(conn.get_binlog_stream(request)).await?;
+        Ok(Self {
+            stream,
+            frames: Frames::default(),
+            raw: Vec::new(),
+            end: pos,
+            skip: 0,
+        })
+    }
+
+    /// Takes the next event off the stream; none when `ready_only` and no event has arrived yet. The result of [`Events::current`] is
+    /// then that event.
+    pub(super) async fn advance(&mut self, connector: &Connector, ready_only: bool) -> Result<bool, Fault> {
+        loop {
+            let next = if ready_only {
+                match futures_util::FutureExt::now_or_never(self.stream.next()) {
+                    None => return Ok(false),
+                    Some(next) => next,
+                }
+            } else {
+                let silent = |_| {
+                    Fault::Transient(Error::new(
+                        Code::Unavailable,
+                        &connector.what,
+                        format!("no sign of life for {} s", SILENCE.as_secs()),
+                    ))
+                };
+                timeout(SILENCE, self.stream.next()).await.map_err(silent)?
+            };
+            let event = match next {
+                Some(Ok(event)) => event,
+                Some(Err(error)) => return Err(judge(&connector.what, &error)),
+                None => {
+                    return Err(Fault::Transient(Error::new(
+                        Code::Unavailable,
+                        &connector.what,
+                        "the server ended the stream",
+                    )));
+                }
+            };
+            if self.skip > 0 {
+                self.skip -= 1;
+                continue;
+            }
+            self.raw.clear();
+            event.header().serialize(&mut self.raw);
+            self.raw.extend_from_slice(event.data());
+            if event.header().event_type_raw() == kind::FORMAT_DESCRIPTION {
+                let algorithm = event.footer().get_checksum_alg().ok().flatten();
+                self.raw.push(algorithm.map_or(0, |algorithm| algorithm as u8));
+            }
+            if let Some(checksum) = event.checksum() {
+                self.raw.extend_from_slice(&checksum);
+            }
+            return Ok(true);
+        }
+    }
+
+    /// The event taken last, checked, with the offset it begins at.
+    pub(super) fn current(&mut self) -> Result<(u64, Event<'_>), binlog::Problem> {
+        let event = self.frames.open(&self.raw)?;
+        Ok((self.end.saturating_sub(u64::from(event.header.size)), event))
+    }
+
+    /// Follows the position of the event taken last, which must come before [`Events::current`].
+    pub(super) fn place(&mut self) -> Result<Header, binlog::Problem> {
+        let header = Header::parse(&self.raw)?;
+        // A heartbeat stands in no file, but its position is where the server has got to.
+        let made_up = header.end == 0 || (header.is_artificial() && header.kind != kind::HEARTBEAT);
+        if header.kind == kind::ROTATE && header.is_artificial() {
+            let offset = self
+                .raw
+                .get(19..27)
+                .and_then(|raw| raw.try_into().ok())
+                .map_or(4, u64::from_le_bytes);
+            self.end = offset;
+        } else if !made_up {
+            self.end = unwrap(self.end, header.end);
+        }
+        Ok(header)
+    }
+
+    /// Tells that the payload taken last has been decoded, and how many events it held.
+    pub(super) fn skip(&mut self, events: usize) {
+        self.skip = events;
+    }
+
+    /// Where the event taken last ends in `file`.
+    pub(super) fn end(&self, file: &FileName) -> binlog::LogPos {
+        binlog::LogPos {
+            file: file.clone(),
+            offset: self.end,
+        }
+    }
+
+    /// Tells the server that no more is wanted.
+    pub(super) async fn close(self) {
+        // The connection goes either way; a server that is gone need not be told.
+        let _ = timeout(Duration::from_secs(2), self.stream.close()).await;
+    }
+}
+
+/// The full offset of an event's end, of which the header holds the lower 32 bits.
+fn unwrap(last: u64, low: u32) -> u64 {
+    let high = last & !u64::from(u32::MAX);
+    let end = high | u64::from(low);
+    if end < last { end + (1 << 32) } else { end }
+}
+
+/// The set as the client library takes it, one member per source and tag.
+fn sids(gtids: &GtidSet) -> Result<Vec<Sid<'static>>, Fault> {
+    let wrong = |error| Fault::Permanent(Error::new(Code::Invalid, "the GTID set", error));
+    gtids
+        .to_string()
+        .split(',')
+        .map(|member| member.parse().map_err(wrong))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unwrap;
+
+    #[test]
+    fn offsets_beyond_four_gigabytes_are_followed() {
+        assert_eq!(unwrap(100, 200), 200);
+        assert_eq!(unwrap(0xFFFF_FF00, 0x10), 0x1_0000_0010);
+        assert_eq!(unwrap(0x1_0000_0010, 0x20), 0x1_0000_0020);
+    }
+}
