@@ -8,7 +8,7 @@ use std::{
 };
 
 use binlog::{
-    Decoder, End, FeedError, FileName, GtidSet, LogPos,
+    Begin, Commit, Ddl, Decoder, End, FeedError, FileName, GtidSet, LogPos, RowChange, Sink,
     event::{FormatDescription, kind},
     file::{ReadError, Reader},
 };
@@ -29,14 +29,60 @@ pub struct Progress<'a> {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Indexed {
     /// Files read.
     pub files: usize,
     /// Bytes read.
     pub bytes: u64,
+    /// Row changes read, those included that were in the store already.
+    pub changes: u64,
+    /// Transactions read, likewise.
+    pub transactions: u64,
     /// Transactions that were in the store already.
     pub skipped_transactions: u64,
+    /// Files that do not say that another one follows.
+    pub unfinished: Vec<String>,
+}
+
+/// Counts what passes on its way to the store.
+struct Counting<'a> {
+    writer: &'a mut Writer,
+    done: &'a mut Indexed,
+}
+
+impl Sink for Counting<'_> {
+    type Error = trail::Error;
+
+    fn begin(&mut self, begin: &Begin) -> Result<(), trail::Error> {
+        self.writer.begin(begin)
+    }
+
+    fn row(&mut self, row: &RowChange<'_>) -> Result<(), trail::Error> {
+        self.done.changes += 1;
+        self.writer.row(row)
+    }
+
+    fn ddl(&mut self, ddl: &Ddl<'_>) -> Result<(), trail::Error> {
+        self.writer.ddl(ddl)
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<(), trail::Error> {
+        self.done.transactions += 1;
+        self.writer.commit(commit)
+    }
+
+    fn rollback(&mut self, end: &LogPos) -> Result<(), trail::Error> {
+        self.writer.rollback(end)
+    }
+
+    fn position(&mut self, next: &LogPos) -> Result<(), trail::Error> {
+        self.writer.position(next)
+    }
+
+    fn previous(&mut self, gtids: &GtidSet) -> Result<(), trail::Error> {
+        self.writer.previous(gtids)
+    }
 }
 
 /// Bytes between two reports of progress.
@@ -179,7 +225,7 @@ impl Run<'_> {
         let mut decoder = Decoder::new(name.as_str());
         let mut reported = 0;
         while let Some((at, event)) = reader.next_event().map_err(|error| read_error(path, error))? {
-            decoder.feed(at, &event, writer).map_err(|error| match error {
+            decoder.feed(at, &event, &mut Counting { writer: &mut *writer, done: &mut self.done }).map_err(|error| match error {
                 FeedError::Log(error) => log_error(path, &error),
                 FeedError::Sink(error) => store(&error),
             })?;
@@ -192,12 +238,9 @@ impl Run<'_> {
                 });
             }
         }
-        if decoder.in_transaction() {
-            let end = reader.position();
-            tracing::warn!(file = %end, "the file ends within a transaction, which is left out");
-        }
+        // A transaction without its end is not in the store, and neither is what may follow.
         if *decoder.end() == End::Open {
-            tracing::warn!(file = %name, "the file does not say that another one follows: it is still written, or its server crashed");
+            self.done.unfinished.push(name.to_string());
         }
         self.done.files += 1;
         self.done.bytes += candidate.bytes;

@@ -3,6 +3,7 @@
 mod args;
 mod completions;
 mod cover;
+mod engines;
 mod entries;
 mod files;
 mod help;
@@ -53,8 +54,8 @@ fn run(trail: Trail) -> Result<Exit, Error> {
     }
     let store = store_dir(trail.store)?;
     match trail.command {
-        Command::Watch(args) => source::watch(args, store).and_then(|_| Err(absent("watch"))),
-        Command::Index(_) => Err(absent("index")),
+        Command::Watch(args) => engines::watch(&source::watch(args, store)?),
+        Command::Index(args) => engines::index(&args, store),
         Command::Changes(args) => list::changes(&store, &args),
         Command::History(args) => list::history(&store, &args),
         Command::Txn(args) => list::txn(&store, &args),
@@ -66,11 +67,6 @@ fn run(trail: Trail) -> Result<Exit, Error> {
         Command::Verify(args) => verify::verify(&store, &args),
         Command::Completions { shell } => completions::print(shell),
     }
-}
-
-/// A command whose engine is not part of this build.
-fn absent(command: &str) -> Error {
-    Error::new(Code::Refused, command, "this build does not contain it")
 }
 
 /// Opens the store for asking.

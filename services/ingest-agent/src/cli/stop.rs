@@ -44,6 +44,11 @@ impl Stop {
         start().map_err(|error| Error::from_io("signals", &error))
     }
 
+    /// Runs work that asks for itself whether the end is wanted.
+    pub(super) fn run<T, F: Future<Output = T>>(&self, work: impl FnOnce(watch::Receiver<bool>) -> F) -> T {
+        self.runtime.block_on(work(self.wanted.clone()))
+    }
+
     /// Whether the end is wanted.
     pub(super) fn wanted(&self) -> bool {
         *self.wanted.borrow()
