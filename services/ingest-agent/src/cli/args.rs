@@ -18,25 +18,33 @@ use crate::{
 
 /// What changed in a MySQL or MariaDB database, when, by which transaction, and the SQL that would undo it
 #[derive(Debug, Parser)]
-#[command(name = "trail", version, about, after_help = help::TRAIL, max_term_width = 110)]
+#[command(name = "trail", version, after_help = help::TRAIL, max_term_width = 110)]
 #[command(
     arg_required_else_help = true,
     subcommand_required = true,
     disable_help_subcommand = true
 )]
 pub(crate) struct Trail {
-    /// Folder of the store [default: $XDG_DATA_HOME/trail/default or ~/.local/share/trail/default]
+    /// Folder of the store [default: trail/default in $XDG_DATA_HOME or ~/.local/share]
     #[arg(
         long,
         global = true,
         value_name = "DIR",
         env = "TRAIL_STORE",
-        hide_env_values = true
+        hide_env = true,
+        help_heading = "Everywhere"
     )]
     pub(crate) store: Option<PathBuf>,
 
-    /// How much to tell on standard error: error, warn, info, debug [default: info for watch, warn elsewhere]
-    #[arg(long, global = true, value_name = "LEVEL", env = "TRAIL_LOG", hide_env = true)]
+    /// What to tell on standard error: error, warn, info, debug [default: warn; info for watch]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "TRAIL_LOG",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
     pub(crate) log: Option<tracing::Level>,
 
     #[command(subcommand)]
@@ -89,17 +97,18 @@ pub(crate) struct Watch {
     #[arg(value_name = "URL", env = "TRAIL_URL", hide_env = true)]
     pub(crate) url: String,
 
-    /// How to protect the connection [default: preferred to this machine, required elsewhere]
+    /// disabled, preferred, required, verify-ca or verify-identity [default: preferred to this machine, required elsewhere]
     #[arg(
         long,
         value_enum,
+        hide_possible_values = true,
         value_name = "MODE",
         env = "TRAIL_TLS_MODE",
         hide_env = true
     )]
     pub(crate) tls_mode: Option<TlsMode>,
 
-    /// Certificates to trust instead of the system's (PEM)
+    /// Certificates of the authorities to trust, instead of the well-known ones (PEM)
     #[arg(long, value_name = "FILE", env = "TRAIL_TLS_CA", hide_env = true)]
     pub(crate) tls_ca: Option<PathBuf>,
 
@@ -139,10 +148,11 @@ pub(crate) struct Index {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which changes")]
 pub(crate) struct Filters {
-    /// Only these operations; may be repeated
+    /// Only insert, update or delete; may be repeated
     #[arg(
         long = "op",
         value_enum,
+        hide_possible_values = true,
         value_name = "OP",
         value_delimiter = ',',
         env = "TRAIL_OP",
@@ -171,7 +181,7 @@ pub(crate) struct Filters {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which changes")]
 pub(crate) struct Rows {
-    /// Only the row with this key: 42, or a,b in key order, or id=42,code=x, or {"id":42}; may be repeated; needs one table
+    /// Only the row with this key: 42, or a,b in key order, or id=42,code=x, or JSON; may be repeated; needs one table
     #[arg(long = "key", value_name = "KEY", env = "TRAIL_KEY", hide_env = true)]
     pub(crate) keys: Vec<String>,
 }
@@ -180,10 +190,11 @@ pub(crate) struct Rows {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Listing {
-    /// Form of the answer; table is for people, the others are whole and stable
+    /// table for people; json (one array), ndjson (an object per line) or csv for programs
     #[arg(
         long,
         value_enum,
+        hide_possible_values = true,
         default_value_t,
         value_name = "FORMAT",
         env = "TRAIL_FORMAT",
@@ -196,10 +207,17 @@ pub(crate) struct Listing {
     pub(crate) limit: Option<Limit>,
 
     /// newest or oldest first [default: newest; oldest for txn and with --follow]
-    #[arg(long, value_enum, value_name = "ORDER", env = "TRAIL_ORDER", hide_env = true)]
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "ORDER",
+        env = "TRAIL_ORDER",
+        hide_env = true
+    )]
     pub(crate) order: Option<OrderName>,
 
-    /// Go on with new changes as they are stored, until interrupted; begins with the last 10, or --limit, or all --since
+    /// Go on with new changes as they are stored, until interrupted, after the last 10 (or --limit, or all --since)
     #[arg(long, env = "TRAIL_FOLLOW", hide_env = true, value_parser = BoolishValueParser::new())]
     pub(crate) follow: bool,
 }
@@ -224,7 +242,7 @@ pub(crate) struct History {
     #[arg(value_name = "SCHEMA.TABLE")]
     pub(crate) table: Tables,
 
-    /// The row's key: 42, or a,b in key order, or id=42,code=x, or {"id":42}
+    /// The row's key: 42, or a,b in key order, or id=42,code=x, or JSON
     pub(crate) key: String,
 
     #[command(flatten)]
@@ -272,10 +290,11 @@ pub(crate) struct Undo {
     )]
     pub(crate) txn: Option<Transaction>,
 
-    /// safe leaves out rows that later changes conflict with; force takes them back too, and what came later is lost
+    /// safe leaves out rows whose same columns changed again later; force overwrites those with the older values
     #[arg(
         long,
         value_enum,
+        hide_possible_values = true,
         default_value_t,
         value_name = "MODE",
         env = "TRAIL_MODE",
@@ -316,10 +335,11 @@ pub(crate) struct Undo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Report {
-    /// Form of the answer
+    /// table for people, json for programs
     #[arg(
         long,
         value_enum,
+        hide_possible_values = true,
         default_value_t,
         value_name = "FORMAT",
         env = "TRAIL_FORMAT",

@@ -35,19 +35,37 @@ pub(super) fn watch(watch: &options::Watch) -> Result<Exit, Error> {
 fn told(notice: Notice<'_>) {
     match notice {
         Notice::Following { source, from } => {
-            let server = if source.server.is_empty() { String::new() } else { format!(", server {}", source.server) };
+            let server = if source.server.is_empty() {
+                String::new()
+            } else {
+                format!(", server {}", source.server)
+            };
             let host = source.host.as_deref().unwrap_or("the source");
-            let from = from.map_or_else(|| "the first transaction not in the GTID set".into(), ToString::to_string);
-            raw(&format!("following {host} ({} {}{server}) from {from}", source.engine, source.version));
+            let from = from.map_or_else(
+                || "the first transaction not in the GTID set".into(),
+                ToString::to_string,
+            );
+            raw(&format!(
+                "following {host} ({} {}{server}) from {from}",
+                source.engine, source.version
+            ));
         }
         Notice::Warning(text) => line("warning", Style::Yellow, text),
-        Notice::Gap(text) => line("GAP", Style::Red, &format!("{text}; what happened in between is not in the store")),
+        Notice::Gap(text) => line(
+            "GAP",
+            Style::Red,
+            &format!("{text}; what happened in between is not in the store"),
+        ),
         Notice::Waiting { why, pause } => {
             let why = match why {
                 Error::Closed => String::from("the connection was closed"),
                 Error::Failed(failure) => sentence(failure),
             };
-            line("waiting", Style::Yellow, &format!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
+            line(
+                "waiting",
+                Style::Yellow,
+                &format!("{why}; trying again in {:.1} s", pause.as_secs_f64()),
+            );
         }
     }
 }
@@ -69,7 +87,14 @@ pub(super) fn index(args: &args::Index, store: PathBuf) -> Result<Exit, Error> {
         bar.set_position(progress.bytes);
     });
     bar.finish_and_clear();
-    let Indexed { files, bytes, changes, transactions, skipped_transactions, unfinished } = outcome?;
+    let Indexed {
+        files,
+        bytes,
+        changes,
+        transactions,
+        skipped_transactions,
+        unfinished,
+    } = outcome?;
     let seconds = begin.elapsed().as_secs_f64();
     raw(&format!(
         "indexed {files} file{}, {}: {changes} changes in {transactions} transactions, {seconds:.1} s",
@@ -77,10 +102,14 @@ pub(super) fn index(args: &args::Index, store: PathBuf) -> Result<Exit, Error> {
         super::report::size(bytes)
     ));
     if skipped_transactions > 0 {
-        note(&format!("{skipped_transactions} transactions were in the store already and were passed over"));
+        note(&format!(
+            "{skipped_transactions} transactions were in the store already and were passed over"
+        ));
     }
     for file in unfinished {
-        note(&format!("{file} does not end with a word about the next file: it is still written, or its server crashed; index it again when it has grown"));
+        note(&format!(
+            "{file} does not end with a word about the next file: it is still written, or its server crashed; index it again when it has grown"
+        ));
     }
     Ok(Exit::Done)
 }
@@ -93,7 +122,11 @@ fn logs_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(dir).map_err(|error| failed(&error))? {
         let path = entry.map_err(|error| failed(&error))?.path();
-        let Some((base, number)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.rsplit_once('.')) else {
+        let Some((base, number)) = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.rsplit_once('.'))
+        else {
             continue;
         };
         if number.len() >= 6 && number.bytes().all(|b| b.is_ascii_digit()) && path.is_file() {
@@ -102,9 +135,20 @@ fn logs_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
         }
     }
     match names.len() {
-        0 => Err(Error::new(Code::Missing, dir.display(), "it holds no binary log, no file whose name ends with a number such as binlog.000001")),
+        0 => Err(Error::new(
+            Code::Missing,
+            dir.display(),
+            "it holds no binary log, no file whose name ends with a number such as binlog.000001",
+        )),
         1 => Ok(files),
-        _ => Err(Error::new(Code::Invalid, dir.display(), format!("it holds logs of several names: {}", names.into_iter().collect::<Vec<_>>().join(", ")))
-            .hint("name the files instead, such as DIR/binlog.*[0-9]")),
+        _ => Err(Error::new(
+            Code::Invalid,
+            dir.display(),
+            format!(
+                "it holds logs of several names: {}",
+                names.into_iter().collect::<Vec<_>>().join(", ")
+            ),
+        )
+        .hint("name the files instead, such as DIR/binlog.*[0-9]")),
     }
 }

@@ -1,42 +1,47 @@
 //! Examples and explanations below each command's flags, written for somebody whose data is wrong right now.
+//!
+//! Paragraphs are one line each, so that they are wrapped to the terminal; lines with an example stay below 80 columns.
 
 pub(super) const TRAIL: &str = "\
 In an incident:
-  trail changes shop.orders --since 30m          what happened, newest first
-  trail txn 0-1-8841                             all that one transaction did
-  trail history shop.orders 42                   everything that happened to one row
-  trail undo --txn 0-1-8841 -o undo.sql          the SQL that takes it back, and what stands in the way
-  mysql shop < undo.sql                          you apply it; trail never writes to a database
+  trail changes shop.orders --since 30m     what happened, newest first
+  trail txn 0-1-8841                        all that one transaction did
+  trail history shop.orders 42              everything that happened to one row
+  trail undo --txn 0-1-8841 -o undo.sql     the SQL that takes it back
+  mysql shop < undo.sql                     you apply it; trail never writes
 
 Before one:
-  TRAIL_SOURCE_PASSWORD_FILE=/etc/trail/password trail watch mysql://trail@db1:3306/
+  export TRAIL_SOURCE_PASSWORD_FILE=/etc/trail/password
+  trail watch mysql://trail@db1:3306/
 
 Every flag can also be set as TRAIL_<FLAG>, such as TRAIL_STORE or TRAIL_FORMAT; a flag wins over the variable.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 answered but the store has gaps in what was asked, 64 configuration
-or credentials must change first, 69 the server cannot be reached.";
+Exit status: 0 done · 1 failed · 2 wrong usage · 3 answered, but something is missing from what was asked · \
+64 configuration or credentials must change first · 69 the server cannot be reached";
 
 pub(super) const WATCH: &str = "\
-The password comes from TRAIL_SOURCE_PASSWORD, or from the file that TRAIL_SOURCE_PASSWORD_FILE names; never from the
-command line, where other users can read it. The user needs these rights, and none that writes (SELECT tells which columns
-the server computes; no row is ever read with it):
+The password comes from TRAIL_SOURCE_PASSWORD, or from the file that TRAIL_SOURCE_PASSWORD_FILE names; never from the \
+command line, where other users can read it.
+
+The user needs these rights and none that writes (SELECT only tells which columns the server computes; no row is read):
   CREATE USER trail@'10.%' IDENTIFIED BY '…';
   GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO trail@'10.%';
-The server needs binlog_format=ROW, binlog_row_image=FULL and binlog_row_metadata=FULL.
 
---tls-mode: disabled never encrypts; preferred encrypts if the server can; required encrypts or fails; verify-ca also
-checks who issued the server's certificate; verify-identity also checks that it names the host. Only the last protects
-against somebody in the middle.
+The server needs log_bin=ON, binlog_format=ROW, binlog_row_image=FULL and binlog_row_metadata=FULL.
 
-A store remembers where it stands: started again, watch goes on there, and a --start that says otherwise is refused.
+TLS modes: disabled never encrypts; preferred encrypts if the server can; required encrypts or fails; verify-ca also \
+checks who issued the server's certificate; verify-identity also checks that it names the host. Only the last one \
+protects against somebody in the middle.
+
+A store remembers where it stands. Started again, watch goes on there, and a --start that says otherwise is refused.
 
 Examples:
-  trail watch mysql://trail@db1.example.com:3306/ --tls-mode verify-identity
-  trail watch 'mariadb://trail@localhost/?socket=/run/mysqld/mysqld.sock' --start oldest
-  trail watch mysql://trail@db1/ --start oldest --until-caught-up && trail changes --since 1h";
+  trail watch mysql://trail@db1.example.com/ --tls-mode verify-identity
+  trail watch 'mariadb://trail@localhost/?socket=/run/mysqld/mysqld.sock'
+  trail watch mysql://trail@db1/ --start oldest --until-caught-up";
 
 pub(super) const INDEX: &str = "\
-Files are read in the order of their numbers, whatever the order they are given in. Reading a file again, or one that
+Files are read in the order of their numbers, whatever the order they are given in. Reading a file again, or one that \
 has grown since, adds only what is new.
 
 Examples:
@@ -44,16 +49,19 @@ Examples:
   trail index --dir ./binlogs-from-backup --store ./incident";
 
 pub(super) const CHANGES: &str = "\
-What the answer covers is told on standard error; if something is missing from it the exit status is 3.
+What the answer covers is told on standard error; if something is missing from it the exit status is 3. The table shows \
+statements such as TRUNCATE between the changes; the other forms hold row changes only.
 
 Examples:
   trail changes shop.orders --since 30m --op delete
-  trail changes shop.orders --column status --since '2026-11-21 10:00' --until '2026-11-21 10:15'
-  trail changes shop.orders shop.items --key 42
+  trail changes shop.orders --column status --since '2026-11-21 10:00'
+  trail changes shop.orders --key 42 --key 43
   trail changes --follow --format ndjson | jq -c '[.table, .op, .key]'
   trail changes shop.orders --format csv > orders.csv";
 
 pub(super) const HISTORY: &str = "\
+A row whose key was changed is found by its old key and by its new one.
+
 Examples:
   trail history shop.orders 42
   trail history shop.order_lines order_id=42,line=3
@@ -66,21 +74,24 @@ Examples:
   trail txn binlog.000003:4711 --format json";
 
 pub(super) const UNDO: &str = "\
-The script goes to standard output or -o, the summary to standard error. Rows that somebody changed again afterwards are
-looked up in the store: a row whose later changes touched other columns is undone around them; one whose same columns
-changed again, or that has gone, is left out and listed with both values, unless --mode force. Each statement checks that
-it finds the row as expected, and the script aborts without effect if not, so it is safe to read, wait and apply later.
-At least one of SCHEMA.TABLE, --txn, --gtid, --since, --until, --key must be given. If no change is chosen, no file is written
-and the exit status is 1.
+The script goes to standard output or -o, the summary to standard error.
+
+Rows that somebody changed again afterwards are looked up in the store: a row whose later changes touched other columns \
+is undone around them; one whose same columns changed again, or that has gone, is left out and listed with both values. \
+Each statement checks that it finds the row as expected, and the script aborts without effect if one does not: it can be \
+read, discussed and applied later.
+
+At least one of SCHEMA.TABLE, --txn, --gtid, --since, --until, --key must be given. If no change is chosen, no file is \
+written and the exit status is 1.
 
 Examples:
   trail undo --txn 0-1-8841 -o undo.sql --redo redo.sql
-  trail undo shop.orders --since '2026-11-21 10:02' --until '2026-11-21 10:04' --op delete -o undo.sql
+  trail undo shop.orders --since '2026-11-21 10:02' --op delete -o undo.sql
   trail undo shop.orders --key 42 --since 1h --explain
-  mysql --host db1 shop < undo.sql            (stops at the first row that is not as expected; nothing is then changed)";
+  mysql --host db1 shop < undo.sql";
 
 pub(super) const VERIFY: &str = "\
-Exit status 0 if every segment is what was once written, 1 and the names of the damaged ones if not.";
+Exit status 0 if every byte is what was once written, 1 and the name of the damaged file if not.";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:
