@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -253,6 +253,18 @@ impl Server {
     /// Begins a new binary log file.
     pub fn rotate(&self) {
         self.sql("FLUSH BINARY LOGS");
+    }
+
+    /// Runs `script` and gives the binary log it was written to, which no other recording shares, and what the client printed.
+    pub fn record(&self, script: &str) -> (PathBuf, String) {
+        static RECORDING: Mutex<()> = Mutex::new(());
+        // A recording that failed leaves nothing behind that the next one would see.
+        let _alone = RECORDING.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rotate();
+        let (file, _) = self.position();
+        let printed = self.sql(script);
+        self.rotate();
+        (self.binlog(&file), printed)
     }
 
     /// The path of a binary log.

@@ -214,11 +214,7 @@ fn json(text: &str) -> serde_json::Value {
 fn rows_equal_the_tools(engine: Engine, prepare: &str) {
     let server = Server::shared(engine);
     let schema = server.schema("oracle");
-    server.rotate();
-    let (file, _) = server.position();
-    server.sql(&format!("{prepare} {}", workload::sql(engine, &schema.name)));
-    server.rotate();
-    let path = server.binlog(&file);
+    let (path, _) = server.record(&format!("{prepare} {}", workload::sql(engine, &schema.name)));
     let mut ours: Vec<Row> = read_file(&path).rows;
     ours.retain(|row| row.table.schema == schema.name);
     if !engine.is_mariadb() {

@@ -14,8 +14,6 @@ fn transactions_carry_what_the_server_says_of_them() {
             "CREATE TABLE `{}`.t (id INT PRIMARY KEY, v INT)",
             schema.name
         ));
-        server.rotate();
-        let (file, _) = server.position();
         let gtid = if engine.is_mariadb() {
             "@@last_gtid"
         } else {
@@ -25,10 +23,9 @@ fn transactions_carry_what_the_server_says_of_them() {
             "USE `{}`; INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 2), (3, 3); UPDATE t SET v = 9; SELECT {gtid}, CONNECTION_ID(), UNIX_TIMESTAMP(NOW(6))",
             schema.name
         );
-        let told = server.sql(&script);
-        server.rotate();
+        let (path, told) = server.record(&script);
         let told: Vec<&str> = told.trim_end().split('\t').collect();
-        let log = read_file(&server.binlog(&file));
+        let log = read_file(&path);
         let rows: Vec<_> = log
             .rows
             .iter()
@@ -77,7 +74,7 @@ fn transactions_carry_what_the_server_says_of_them() {
         }
         let successor = log.positions.last().expect("the file was rotated");
         assert_eq!(successor.offset, 4);
-        assert!(binlog::FileName::new(&file).is_followed_by(&successor.file));
+        assert!(binlog::FileName::new(path.to_str().expect("a UTF-8 path")).is_followed_by(&successor.file));
     }
 }
 
@@ -85,14 +82,11 @@ fn transactions_carry_what_the_server_says_of_them() {
 fn a_transaction_rolled_back_leaves_nothing() {
     let server = Server::shared(Engine::Mysql8);
     let schema = server.schema("rollback");
-    server.rotate();
-    let (file, _) = server.position();
-    server.sql(&format!(
+    let (path, _) = server.record(&format!(
         "USE `{}`; CREATE TABLE t (id INT PRIMARY KEY); START TRANSACTION; INSERT INTO t VALUES (1); ROLLBACK; INSERT INTO t VALUES (2)",
         schema.name
     ));
-    server.rotate();
-    let log = read_file(&server.binlog(&file));
+    let log = read_file(&path);
     assert_eq!(
         log.rows
             .iter()
@@ -105,4 +99,29 @@ fn a_transaction_rolled_back_leaves_nothing() {
             .iter()
             .any(|text| text.starts_with("CREATE TABLE t"))
     );
+}
+
+#[test]
+fn tagged_gtids_are_read_in_events_and_at_the_head_of_a_file() {
+    let server = Server::shared(Engine::Mysql9);
+    let schema = server.schema("tagged");
+    let (path, executed) = server.record(&format!(
+        "USE `{}`; CREATE TABLE t (id INT PRIMARY KEY); SET gtid_next = 'AUTOMATIC:nightly'; INSERT INTO t VALUES (1); \
+         SET gtid_next = 'AUTOMATIC'; SELECT @@global.gtid_executed",
+        schema.name
+    ));
+    let executed: GtidSet = executed.replace("\\n", "").trim().parse().expect("a set");
+    let gtid = |text: &str| text.parse::<binlog::Gtid>().expect("a gtid");
+    let log = read_file(&path);
+    let tagged = log
+        .begins
+        .iter()
+        .filter_map(|begin| begin.gtid.clone())
+        .find(|gtid| gtid.to_string().contains(":nightly:"));
+    let tagged = tagged.expect("a tagged transaction");
+    assert!(executed.contains(&tagged) && !executed.contains(&gtid(&format!("{}:999999", tagged.source()))));
+    // The next file begins with what was executed before it.
+    let next = server.binlog(log.positions.last().expect("a rotation").file.as_str());
+    let previous = &read_file(&next).previous[0];
+    assert!(previous.contains(&tagged) && previous.includes(&executed));
 }
