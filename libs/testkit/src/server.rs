@@ -62,8 +62,8 @@ pub struct Server {
     pub datadir: PathBuf,
     /// The authority that signed its certificate.
     pub ca: PathBuf,
-    /// Where a private server lives; it is stopped when dropped.
-    private: Option<PathBuf>,
+    /// Where a private server lives, and its process; it is stopped when dropped.
+    private: Option<(PathBuf, String)>,
 }
 
 /// A schema that belongs to one test and goes with it.
@@ -133,6 +133,21 @@ impl Server {
         Self::from(engine, &dev_variables(&arguments), Some(folder.to_owned()))
     }
 
+    /// Kills a private server the hard way.
+    pub fn kill(&self) {
+        let (_, pid) = self.private.as_ref().expect("a private server");
+        let killed = Command::new("kill").args(["-9", pid]).status();
+        assert!(killed.is_ok_and(|status| status.success()), "kill -9 {pid} failed");
+    }
+
+    /// Starts a private server that was killed on its old data and port, with further `options`.
+    pub fn start_again(&mut self, options: &[&str]) {
+        let (folder, _) = self.private.take().expect("a private server");
+        let port = self.port();
+        *self = Self::private(self.engine, &folder, options);
+        assert_eq!(self.port(), port, "the server has its old port");
+    }
+
     fn from(engine: Engine, variables: &HashMap<String, String>, private: Option<PathBuf>) -> Self {
         let get = |name: &str| {
             let full = format!("TRAILMESH_TEST_{}_{name}", engine.name().to_uppercase());
@@ -151,7 +166,7 @@ impl Server {
             binlog_tool: get("BINLOG_TOOL").into(),
             datadir: get("DATADIR").into(),
             ca: get("CA").into(),
-            private,
+            private: private.map(|folder| (folder, get("PID"))),
         }
     }
 
@@ -290,7 +305,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(folder) = &self.private {
+        if let Some((folder, _)) = &self.private {
             let stopped = Command::new(dev())
                 .args(["server", "stop"])
                 .arg(folder)
