@@ -15,10 +15,19 @@
 //! 3. No data in comments, and nothing of the data is ever parsed as SQL: what is not plain ASCII is written in hexadecimal.
 //! 4. Generated columns are never written.
 
+mod arena;
+mod backward;
 mod dialect;
 mod error;
+mod explain;
+mod history;
 mod plan;
 mod planner;
+mod sql;
+mod target;
+mod transition;
+mod value;
+mod verdict;
 
 pub use dialect::{Dialect, Mode};
 pub use error::Error;

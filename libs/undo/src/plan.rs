@@ -1,11 +1,16 @@
 //! What would be undone, what would not, and why.
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::BTreeSet, fmt, io, sync::Arc};
 
 use binlog::{Gtid, Op, Position};
 use types::Micros;
 
-use crate::{Dialect, Mode};
+use crate::{
+    Dialect, Error, Mode, backward, explain,
+    sql::{Body, Facts, Header, Names, Script, write_header},
+    transition::View,
+    verdict::Verdict,
+};
 
 /// How later changes stand to a selected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,7 +110,10 @@ pub struct PlannedChange {
     pub why: String,
     /// Whether the script undoes it.
     pub included: bool,
-    /// Columns that later changes hold on to. Empty for clean and disjoint changes.
+    /// The later change that decided the class; none for a clean change, and if nobody knows it.
+    pub by: Option<By>,
+    /// The columns that would be restored and that later changes hold on to, with both values. Empty for clean and disjoint changes,
+    /// and where there is nothing to compare.
     pub conflicts: Vec<Conflict>,
 }
 
@@ -140,22 +148,67 @@ impl Summary {
 pub struct Plan {
     dialect: Dialect,
     mode: Mode,
+    view: View,
+    /// The latest change first: the order of the script.
+    verdicts: Vec<Verdict>,
+    /// Per table, quoted; none for a table without a statement.
+    names: Vec<Option<Names>>,
     summary: Summary,
     notes: Vec<String>,
-    digest: [u8; 32],
-    redo_digest: [u8; 32],
+    undo: Facts,
+    redo: Facts,
 }
 
 impl Plan {
-    pub(crate) fn empty(dialect: Dialect, mode: Mode) -> Self {
-        Self {
+    pub(crate) fn new(dialect: Dialect, mode: Mode, view: View) -> Result<Self, Error> {
+        let verdicts = backward::judge(&view, mode);
+        let mut plan = Self {
             dialect,
             mode,
-            summary: Summary::default(),
+            names: view.targets.iter().map(|_| None).collect(),
+            summary: summary(&view, &verdicts),
             notes: Vec::new(),
-            digest: [0; 32],
-            redo_digest: [0; 32],
+            undo: Facts::default(),
+            redo: Facts::default(),
+            view,
+            verdicts,
+        };
+        plan.name_tables()?;
+        // Writing to nowhere cannot fail.
+        plan.undo = plan.body(Script::Undo, &mut io::sink()).unwrap_or_default();
+        plan.redo = plan.body(Script::Redo, &mut io::sink()).unwrap_or_default();
+        plan.summary.statements = plan.undo.statements;
+        Ok(plan)
+    }
+
+    /// Quotes the names of the tables that have a statement, and notes what their readers must know.
+    fn name_tables(&mut self) -> Result<(), Error> {
+        let with_statement: BTreeSet<u32> = self
+            .verdicts
+            .iter()
+            .filter(|verdict| verdict.statement)
+            .map(|verdict| self.view.history.def_of(self.view.history.step(verdict.step)).of)
+            .collect();
+        for of in with_statement {
+            let Some(Some(target)) = self.view.targets.get(of as usize) else {
+                continue;
+            };
+            let table = &target.table;
+            self.names[of as usize] = Some(Names::new(table)?);
+            if table.columns.iter().any(|column| column.generated.is_none()) {
+                self.notes.push(format!(
+                    "nobody looked up which columns of {} are generated: they are all written, and the script stops at one that is",
+                    table.full_name()
+                ));
+            }
+            if target.key.is_empty() {
+                self.notes.push(format!(
+                    "{} has no primary key: each statement searches it for one row with all the values, which may be slow",
+                    table.full_name()
+                ));
+            }
         }
+        Ok(())
     }
 
     /// Whose SQL the scripts speak.
@@ -180,26 +233,94 @@ impl Plan {
 
     /// SHA-256 of the script's statements: of everything below its header, as the header says.
     pub fn digest(&self) -> [u8; 32] {
-        self.digest
+        self.undo.digest
     }
 
     /// SHA-256 of the redo script's statements.
     pub fn redo_digest(&self) -> [u8; 32] {
-        self.redo_digest
+        self.redo.digest
     }
 
     /// Every selected change, in the order of the script: the latest first. Made one by one while iterating.
     pub fn rows(&self) -> impl Iterator<Item = PlannedChange> + '_ {
-        std::iter::empty()
+        self.verdicts
+            .iter()
+            .map(|verdict| explain::explain(&self.view, verdict))
     }
 
     /// Writes the script that undoes what is included. It is complete even if nothing is.
-    pub fn write_script(&self, _out: &mut dyn io::Write) -> io::Result<()> {
-        Ok(())
+    pub fn write_script(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.write(Script::Undo, self.undo, self.redo, out)
     }
 
     /// Writes the script that undoes the undo script.
-    pub fn write_redo(&self, _out: &mut dyn io::Write) -> io::Result<()> {
+    pub fn write_redo(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.write(Script::Redo, self.redo, self.undo, out)
+    }
+
+    fn write(&self, script: Script, facts: Facts, inverse: Facts, out: &mut dyn io::Write) -> io::Result<()> {
+        let header = Header {
+            script,
+            dialect: self.dialect,
+            mode: self.mode,
+            summary: &self.summary,
+            facts,
+            inverse: inverse.digest,
+        };
+        write_header(&header, out)?;
+        self.body(script, out)?;
         Ok(())
     }
+
+    fn body(&self, script: Script, out: &mut dyn io::Write) -> io::Result<Facts> {
+        let mut body = Body::begin(script, out)?;
+        match script {
+            Script::Undo => self
+                .verdicts
+                .iter()
+                .try_for_each(|verdict| self.statement(verdict, script, &mut body))?,
+            Script::Redo => self
+                .verdicts
+                .iter()
+                .rev()
+                .try_for_each(|verdict| self.statement(verdict, script, &mut body))?,
+        }
+        body.end(script)
+    }
+
+    fn statement(&self, verdict: &Verdict, script: Script, body: &mut Body<'_>) -> io::Result<()> {
+        if !verdict.statement {
+            return Ok(());
+        }
+        let of = self.view.history.def_of(self.view.history.step(verdict.step)).of;
+        let (Ok(Some(transition)), Some(Some(names))) = (
+            self.view.undo(verdict.step, &verdict.holds),
+            self.names.get(of as usize),
+        ) else {
+            // It was there when the verdict was given, and nothing has changed since.
+            return Err(io::Error::other("a planned statement is not there any more"));
+        };
+        match script {
+            Script::Undo => body.statement(&transition, names),
+            Script::Redo => body.statement(&transition.reverse(), names),
+        }
+    }
+}
+
+fn summary(view: &View, verdicts: &[Verdict]) -> Summary {
+    let place = |verdict: Option<&Verdict>| {
+        verdict.map(|verdict| view.history.by(view.history.step(verdict.step)).position)
+    };
+    let mut summary = Summary {
+        first: place(verdicts.last()),
+        last: place(verdicts.first()),
+        until: view.history.until().cloned(),
+        ..Summary::default()
+    };
+    for verdict in verdicts {
+        summary.changes += 1;
+        summary.included += u64::from(verdict.included);
+        summary.classes[verdict.class as usize] += 1;
+    }
+    summary
 }

@@ -1,10 +1,15 @@
 //! Takes the history in.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use binlog::{Change, Position, SchemaChange, Table};
+use binlog::{Change, DdlTarget, Position, SchemaChange, Statement, Table};
 
-use crate::{Dialect, Error, Mode, Plan};
+use crate::{
+    By, Dialect, Error, Mode, Plan,
+    history::{BreakKind, History},
+    target::{Lens, Target},
+    transition::View,
+};
 
 /// History is incomplete from here on, for a while at least.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,33 +28,149 @@ pub struct Gap {
 pub struct Planner {
     dialect: Dialect,
     mode: Mode,
+    history: History,
+    self_updating: HashMap<(String, String), Vec<String>>,
 }
 
 impl Planner {
     /// An empty history.
     pub fn new(dialect: Dialect, mode: Mode) -> Self {
-        Self { dialect, mode }
+        Self {
+            dialect,
+            mode,
+            history: History::default(),
+            self_updating: HashMap::new(),
+        }
     }
 
     /// The next change. `selected` changes are to be undone, all others are to survive.
-    pub fn change(&mut self, _change: &Change, _selected: bool) -> Result<(), Error> {
+    pub fn change(&mut self, change: &Change, selected: bool) -> Result<(), Error> {
+        self.history.change(change, selected)
+    }
+
+    /// The next schema change. One that concerns no table with a selected change so far is ignored.
+    pub fn schema_change(&mut self, change: &SchemaChange) -> Result<(), Error> {
+        self.history.advance(&change.position)?;
+        for target in &change.targets {
+            for table in self.history.tables_named(&target.schema, target.table.as_deref()) {
+                match effect(target, &change.text) {
+                    Effect::None => {}
+                    Effect::Altered => self.history.tables[table as usize].altered = true,
+                    Effect::Break(kind) => {
+                        let by = By {
+                            position: change.position.clone(),
+                            gtid: change.gtid.clone(),
+                            commit_time: change.commit_time,
+                        };
+                        self.history.break_off(table, kind, Some(by));
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
-    /// The next schema change. One that concerns no table with a selected change is ignored.
-    pub fn schema_change(&mut self, _change: &SchemaChange) -> Result<(), Error> {
-        Ok(())
+    /// Changes may be missing here. What was selected before it becomes [`Class::Unknown`](crate::Class::Unknown), unless the table was
+    /// emptied since.
+    pub fn gap(&mut self, gap: Gap) {
+        let tables = match &gap.table {
+            Some((schema, name)) => self.history.tables_named(schema, Some(name)),
+            None => (0..).take(self.history.tables.len()).collect(),
+        };
+        for table in tables {
+            self.history
+                .break_off(table, BreakKind::Unclear(gap.reason.clone()), None);
+        }
     }
 
-    /// Changes may be missing here. What was selected before it becomes [`Class::Unknown`](crate::Class::Unknown).
-    pub fn gap(&mut self, _gap: Gap) {}
-
-    /// Names columns that the server sets by itself whenever the row is updated (`ON UPDATE CURRENT_TIMESTAMP`), which the log does not
-    /// tell. A later change of such a column alone is no reason not to undo.
-    pub fn self_updating(&mut self, _schema: &str, _table: &str, _columns: &[&str]) {}
+    /// Names the columns that the server sets by itself whenever a row of the table is updated (`ON UPDATE CURRENT_TIMESTAMP`); the log
+    /// does not tell. A later change of such a column alone is then no reason not to undo, and the later value stays. Give an empty
+    /// list for a table that has none. Without this, no such column is assumed to be the server's.
+    pub fn self_updating(&mut self, schema: &str, table: &str, columns: &[&str]) {
+        let columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        self.self_updating
+            .insert((schema.to_owned(), table.to_owned()), columns);
+    }
 
     /// The plan. `latest` gives the newest known definition of a table by schema and name; without one, the last definition fed counts.
-    pub fn finish(self, _latest: &dyn Fn(&str, &str) -> Option<Arc<Table>>) -> Result<Plan, Error> {
-        Ok(Plan::empty(self.dialect, self.mode))
+    pub fn finish(mut self, latest: &dyn Fn(&str, &str) -> Option<Arc<Table>>) -> Result<Plan, Error> {
+        let targets: Vec<Option<Target>> = (0..self.history.tables.len())
+            .map(|table| self.target(table, latest))
+            .collect();
+        let lenses = self.history.defs.iter().map(|def| {
+            let target = targets[def.of as usize].as_ref()?;
+            Some(Lens::new(&def.table, target))
+        });
+        let view = View {
+            lenses: lenses.collect(),
+            targets,
+            history: std::mem::take(&mut self.history),
+        };
+        Plan::new(self.dialect, self.mode, view)
     }
+
+    /// The newest definition of a table; none if it was altered and nothing known is newer than that.
+    fn target(&self, table: usize, latest: &dyn Fn(&str, &str) -> Option<Arc<Table>>) -> Option<Target> {
+        let history = &self.history.tables[table];
+        let seen = &self.history.defs.get(history.def as usize)?.table;
+        let newest = latest(&history.schema, &history.name);
+        if history.altered && newest.as_ref().is_none_or(|newest| newest == seen) {
+            return None;
+        }
+        let name = (history.schema.to_string(), history.name.to_string());
+        let self_updating = self.self_updating.get(&name).map(Vec::as_slice);
+        Some(Target::new(
+            newest.unwrap_or_else(|| Arc::clone(seen)),
+            self_updating,
+        ))
+    }
+}
+
+/// What a statement does to the history of a table.
+enum Effect {
+    None,
+    /// Rows stay, and later images may be in another form.
+    Altered,
+    Break(BreakKind),
+}
+
+fn effect(target: &DdlTarget, text: &str) -> Effect {
+    match target.kind {
+        Statement::Truncate => Effect::Break(BreakKind::Emptied("the table was emptied by TRUNCATE")),
+        Statement::Drop => Effect::Break(BreakKind::Emptied("the table was dropped")),
+        Statement::Rename => Effect::Break(BreakKind::Unclear(
+            "the table was renamed, or another one took its name".into(),
+        )),
+        // A table that was there stays there, unless this says otherwise.
+        Statement::Create if has_word(text, &["REPLACE"]) => {
+            Effect::Break(BreakKind::Emptied("the table was replaced by a new one"))
+        }
+        Statement::Create | Statement::Other => Effect::None,
+        Statement::Alter if target.table.is_none() || is_index(text) => Effect::None,
+        Statement::Alter if has_word(text, &["PARTITION", "TABLESPACE"]) => {
+            Effect::Break(BreakKind::Unclear(
+                "an ALTER TABLE about partitions or tablespaces may have moved its rows without logging them"
+                    .into(),
+            ))
+        }
+        Statement::Alter => Effect::Altered,
+    }
+}
+
+/// `CREATE … INDEX` and `DROP INDEX` leave rows and columns as they are.
+fn is_index(text: &str) -> bool {
+    let mut words = words(text);
+    words
+        .next()
+        .is_some_and(|verb| !verb.eq_ignore_ascii_case("ALTER"))
+}
+
+fn has_word(text: &str, wanted: &[&str]) -> bool {
+    words(text).any(|word| wanted.iter().any(|wanted| word.eq_ignore_ascii_case(wanted)))
+}
+
+/// Words of a statement, those in quotes and comments included: taking too many for keywords errs on the careful side.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty())
 }
