@@ -203,7 +203,8 @@ pub(crate) struct Listing {
     pub(crate) format: Format,
 
     /// At most this many changes, or all [default: 100 for table, all for the other forms]
-    #[arg(long, value_name = "N|all", value_parser = parse::limit, env = "TRAIL_LIMIT", hide_env = true)]
+    #[arg(long,
+        allow_negative_numbers = true, value_name = "N|all", value_parser = parse::limit, env = "TRAIL_LIMIT", hide_env = true)]
     pub(crate) limit: Option<Limit>,
 
     /// newest or oldest first [default: newest; oldest for txn and with --follow]
@@ -302,6 +303,17 @@ pub(crate) struct Undo {
         help_heading = "Plan"
     )]
     pub(crate) mode: ModeName,
+
+    /// A column the server sets on every update by itself, such as updated_at: later changes of it alone are no conflict; may be repeated
+    #[arg(
+        long = "auto-column",
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "TRAIL_AUTO_COLUMN",
+        hide_env = true,
+        help_heading = "Plan"
+    )]
+    pub(crate) auto_columns: Vec<String>,
 
     /// Tell each row's class and why
     #[arg(long, env = "TRAIL_EXPLAIN", hide_env = true, value_parser = BoolishValueParser::new(), help_heading = "Plan")]

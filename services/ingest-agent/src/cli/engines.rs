@@ -20,7 +20,7 @@ use crate::{
     exit::Exit,
     index::{self, Indexed},
     options,
-    render::screen::Style,
+    render::{screen::Style, text::visible},
     source::{self, Notice},
 };
 
@@ -45,10 +45,11 @@ fn told(notice: Notice<'_>) {
                 || "the first transaction not in the GTID set".into(),
                 ToString::to_string,
             );
-            raw(&format!(
+            let text = format!(
                 "following {host} ({} {}{server}) from {from}",
                 source.engine, source.version
-            ));
+            );
+            raw(&visible(&text));
         }
         Notice::Warning(text) => line("warning", Style::Yellow, text),
         Notice::Gap(text) => line(

@@ -21,7 +21,7 @@ use super::{
     list::store_fault,
     note,
     question::Question,
-    undo_summary,
+    undo_summary::{self, Latest},
 };
 use crate::{error::Error, exit::Exit};
 
@@ -45,11 +45,13 @@ pub(super) fn undo(store: &Path, args: &args::Undo) -> Result<Exit, Error> {
         note::note("no change matches, so there is nothing to undo; no script was written");
         return Ok(if exit == Exit::Done { Exit::Failed } else { exit });
     };
-    let plan = plan(&reader, &filter, &selection, args.mode)?;
+    let latest =
+        |schema: &str, table: &str| -> Option<Arc<Table>> { Some(reader.versions(schema, table).pop()?.1) };
+    let plan = plan(&reader, &filter, &selection, &latest, args)?;
     outputs.write(&plan)?;
-    undo_summary::tell(&plan, &selection.tables, args);
+    undo_summary::tell(&plan, &reader.status(), &selection.tables, &latest, args);
     // What was chosen must be whole, and so must what came after it, for it is what the plan protects.
-    let later = reader.coverage_of(&selection.since_first());
+    let later = reader.coverage_of(&selection.judged());
     let mut chosen = reader.coverage_of(&filter);
     if filter.gtid.is_some() || filter.transaction.is_some() {
         // A transaction is stored whole or not at all.
@@ -128,6 +130,14 @@ impl Selection {
             ..Filter::default()
         }
     }
+
+    /// The same for the judgement whether it was read without a gap: what lies before the first chosen change does not count.
+    fn judged(&self) -> Filter {
+        Filter {
+            after: Some(self.first.clone()),
+            ..self.since_first()
+        }
+    }
 }
 
 /// The greatest position before `position` that a filter can name.
@@ -143,36 +153,38 @@ fn just_before(position: &Position) -> Position {
 }
 
 /// Feeds the planner everything that happened to the affected tables, in the order of the log.
-fn plan(reader: &Reader, filter: &Filter, selection: &Selection, mode: ModeName) -> Result<Plan, Error> {
-    let engine = reader
-        .status()
-        .source
-        .map(|source| source.engine)
-        .unwrap_or_default();
-    let dialect = if engine == "mariadb" {
+fn plan(
+    reader: &Reader,
+    filter: &Filter,
+    selection: &Selection,
+    latest: Latest<'_>,
+    args: &args::Undo,
+) -> Result<Plan, Error> {
+    let engine = reader.status().source.map(|source| source.engine);
+    let dialect = if engine.as_deref() == Some("mariadb") {
         Dialect::Mariadb
     } else {
         Dialect::Mysql
     };
-    let mode = match mode {
+    let mode = match args.mode {
         ModeName::Safe => Mode::Safe,
         ModeName::Force => Mode::Force,
     };
+    let mut planner = Planner::new(dialect, mode);
+    auto_columns(&mut planner, selection, latest, &args.auto_columns)?;
     let history = selection.since_first();
+    let statements = reader
+        .schema_changes(&history)
+        .map_err(|error| store_fault(&error))?;
+    let gaps = reader.coverage_of(&history).gaps;
     let mut feed = Feed {
-        planner: Planner::new(dialect, mode),
-        statements: reader
-            .schema_changes(&history)
-            .map_err(|error| store_fault(&error))?
-            .into_iter()
-            .peekable(),
-        gaps: reader.coverage_of(&history).gaps.into_iter().peekable(),
+        planner,
+        statements: statements.into_iter().peekable(),
+        gaps: gaps.into_iter().peekable(),
     };
+    let chosen = reader.find(filter).map_err(|error| store_fault(&error))?;
     let mut chosen = Chosen {
-        changes: reader
-            .find(filter)
-            .map_err(|error| store_fault(&error))?
-            .peekable(),
+        changes: chosen.peekable(),
     };
     for change in reader.find(&history).map_err(|error| store_fault(&error))? {
         let change = change.map_err(|error| store_fault(&error))?;
@@ -180,14 +192,47 @@ fn plan(reader: &Reader, filter: &Filter, selection: &Selection, mode: ModeName)
         let selected = chosen.contains(&change.position)?;
         feed.planner
             .change(&change, selected)
-            .map_err(|error| Error::from_fault("the plan", &error))?;
+            .map_err(|error| plan_fault(&error))?;
     }
     feed.up_to(None)?;
-    let latest =
-        |schema: &str, table: &str| -> Option<Arc<Table>> { Some(reader.versions(schema, table).pop()?.1) };
-    feed.planner
-        .finish(&latest)
-        .map_err(|error| Error::from_fault("the plan", &error))
+    feed.planner.finish(latest).map_err(|error| plan_fault(&error))
+}
+
+fn plan_fault(error: &undo::Error) -> Error {
+    Error::from_fault("the plan", error)
+}
+
+/// Tells the planner which columns of which tables the server sets by itself. A name that fits no table is a slip of the pen.
+fn auto_columns(
+    planner: &mut Planner,
+    selection: &Selection,
+    latest: Latest<'_>,
+    names: &[String],
+) -> Result<(), Error> {
+    let mut unused: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    for (schema, table) in &selection.tables {
+        let Some(known) = latest(schema, table) else {
+            continue;
+        };
+        let here: Vec<&str> = names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| known.column(name).is_some())
+            .collect();
+        unused.retain(|name| !here.contains(name));
+        if !here.is_empty() {
+            planner.self_updating(schema, table, &here);
+        }
+    }
+    match unused.first() {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            Code::Invalid,
+            "--auto-column",
+            format!("none of the tables to be undone has a column {name}"),
+        )
+        .hint("trail schema SCHEMA.TABLE lists a table's columns")),
+    }
 }
 
 /// The chosen changes, walked beside all of them.
@@ -251,7 +296,7 @@ impl Feed {
             } else if statement_is_due && let Some(change) = self.statements.next() {
                 self.planner
                     .schema_change(&change)
-                    .map_err(|error| Error::from_fault("the plan", &error))?;
+                    .map_err(|error| plan_fault(&error))?;
             } else {
                 return Ok(());
             }

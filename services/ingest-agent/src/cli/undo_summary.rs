@@ -1,7 +1,9 @@
 //! What a person must know about a plan before running its script.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path, sync::Arc};
 
+use binlog::{ColumnType, Table};
+use trail::Status;
 use undo::{Class, Dialect, Mode, Plan, PlannedChange};
 
 use super::{args, note};
@@ -13,8 +15,17 @@ use crate::render::{
 /// Rows left out that are shown without `--explain`.
 const SHOWN_ROWS: usize = 10;
 
+/// The newest definition of a table.
+pub(super) type Latest<'a> = &'a dyn Fn(&str, &str) -> Option<Arc<Table>>;
+
 /// Tells the plan's summary on standard error.
-pub(super) fn tell(plan: &Plan, tables: &BTreeSet<(String, String)>, args: &args::Undo) {
+pub(super) fn tell(
+    plan: &Plan,
+    status: &Status,
+    tables: &BTreeSet<(String, String)>,
+    latest: Latest<'_>,
+    args: &args::Undo,
+) {
     let screen = Screen::stderr();
     let summary = plan.summary();
     let bold = |text: &str| Style::Bold.paint(text, screen.colour);
@@ -34,18 +45,34 @@ pub(super) fn tell(plan: &Plan, tables: &BTreeSet<(String, String)>, args: &args
         visible(&names.join(", "))
     ));
     classes(plan, screen);
-    rows(plan, args.explain, screen);
+    let stamps = rows(plan, latest, args.explain, screen);
+    if !stamps.is_empty() && args.auto_columns.is_empty() {
+        let names = stamps.into_iter().collect::<Vec<_>>();
+        note::note(&format!(
+            "rows are left out only because {} changed later; if the server sets it on every update by itself, give --auto-column {}",
+            names.join(", "),
+            names.join(" --auto-column ")
+        ));
+    }
     for text in plan.notes() {
         note::note(text);
     }
     let place =
         |position: &Option<binlog::Position>| position.as_ref().map(|p| p.at.to_string()).unwrap_or_default();
-    note::raw(&format!(
-        "from {} to {}, later changes known up to {}",
-        visible(&place(&summary.first)),
-        visible(&place(&summary.last)),
-        visible(&place(&summary.until))
-    ));
+    let known = status
+        .position
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let last_commit = status
+        .last_commit
+        .map(|time| format!(" ({time})"))
+        .unwrap_or_default();
+    note::raw(&visible(&format!(
+        "from {} to {}; later changes known up to {known}{last_commit}",
+        place(&summary.first),
+        place(&summary.last),
+    )));
     note::raw(&format!(
         "statements: {}, sha256 {}",
         summary.statements,
@@ -88,24 +115,31 @@ fn meaning(class: Class) -> &'static str {
     }
 }
 
-/// Rows one by one: those left out, or all with their reasons.
-fn rows(plan: &Plan, explain: bool, screen: Screen) {
-    let mut more = 0_usize;
+/// Rows one by one: those left out and those that would overwrite something, or all with their reasons. Gives the columns that
+/// hold times and alone keep rows out of the script: they may be set by the server.
+fn rows(plan: &Plan, latest: Latest<'_>, explain: bool, screen: Screen) -> BTreeSet<String> {
+    let mut stamps = BTreeSet::new();
     let mut shown = 0_usize;
+    let mut more = 0_usize;
     for row in plan
         .rows()
         .filter(|row| explain || !row.included || !row.conflicts.is_empty())
     {
-        if shown == 0 {
-            note::raw(if explain {
-                "rows, the latest first:"
-            } else {
-                "rows with conflicts, the latest first:"
-            });
+        if !row.included
+            && row
+                .conflicts
+                .iter()
+                .all(|conflict| is_time(&row, &conflict.column, latest))
+        {
+            stamps.extend(row.conflicts.iter().map(|conflict| conflict.column.clone()));
         }
         if !explain && shown == SHOWN_ROWS {
             more += 1;
             continue;
+        }
+        if shown == 0 {
+            let what = if explain { "rows" } else { "rows with conflicts" };
+            note::raw(&format!("{what}, the latest first:"));
         }
         shown += 1;
         for line in describe(&row, screen) {
@@ -115,6 +149,18 @@ fn rows(plan: &Plan, explain: bool, screen: Screen) {
     if more > 0 {
         note::raw(&format!("  … and {more} more: see all with --explain"));
     }
+    stamps
+}
+
+fn is_time(row: &PlannedChange, column: &str, latest: Latest<'_>) -> bool {
+    let Some(table) = latest(&row.schema, &row.table) else {
+        return false;
+    };
+    let kind = table.column(column).map(|index| &table.columns[index].ty);
+    matches!(
+        kind,
+        Some(ColumnType::Timestamp { .. } | ColumnType::DateTime { .. })
+    )
 }
 
 fn describe(row: &PlannedChange, screen: Screen) -> Vec<String> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     args,
     list::store_fault,
+    note,
     report::{print, print_json, size},
 };
 use crate::{error::Error, exit::Exit, render::ReportFormat};
@@ -21,8 +22,8 @@ struct Report {
     error: Option<String>,
     segments: u64,
     changes: u64,
-    transactions: u64,
     bytes: u64,
+    torn_bytes: u64,
 }
 
 /// A bar for long work over bytes on standard error, which hides itself when that is no terminal.
@@ -55,20 +56,25 @@ pub(super) fn verify(store: &Path, args: &args::Report) -> Result<Exit, Error> {
             error: result.as_ref().err().map(|error| types::chain(error)),
             segments: found.segments,
             changes: found.changes,
-            transactions: found.transactions,
             bytes: found.bytes,
+            torn_bytes: found.torn,
         })?;
     }
     result.map_err(|error| store_fault(&error).hint("restore this file from a copy of the store, or read the log anew into an empty store; nothing was changed"))?;
     if args.format == ReportFormat::Table {
         let seconds = begin.elapsed().as_secs_f64();
         print(&format!(
-            "ok: {} segments, {} changes, {} transactions in the tail, {} checked in {seconds:.1} s\n",
+            "ok: {} segments, {} changes, {} checked in {seconds:.1} s\n",
             found.segments,
             found.changes,
-            found.transactions,
             size(found.bytes)
         ))?;
+        if found.torn > 0 {
+            note::note(&format!(
+                "{} at the end of the tail belong to a write that is going on or was cut off; they were never part of the store",
+                size(found.torn)
+            ));
+        }
     }
     Ok(Exit::Done)
 }

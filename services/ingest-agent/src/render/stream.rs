@@ -122,6 +122,14 @@ struct Parts<'a> {
     after: Option<&'a RawValue>,
 }
 
+/// The system's own error, whose kind tells a closed pipe from a full disk; the csv crate's conversion hides it.
+fn output(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}
+
 impl<W: Write> Csv<W> {
     /// Writes to `out`.
     pub(crate) fn new(out: W) -> Self {
@@ -135,7 +143,7 @@ impl<W: Write> Csv<W> {
     fn head(&mut self) -> io::Result<()> {
         if !self.headed {
             self.headed = true;
-            self.out.write_record(CSV_COLUMNS).map_err(io::Error::from)?;
+            self.out.write_record(CSV_COLUMNS).map_err(output)?;
         }
         Ok(())
     }
@@ -176,7 +184,7 @@ impl<W: Write> Render for Csv<W> {
             change.schema_version.to_string().into(),
         ];
         let record = record.iter().map(|field| field.as_bytes());
-        Ok(self.out.write_record(record).map_err(io::Error::from)?)
+        Ok(self.out.write_record(record).map_err(output)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

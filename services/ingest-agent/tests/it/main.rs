@@ -1,0 +1,13 @@
+//! The binary `trail` as a person or a script uses it: real stores, real processes, real pipes.
+
+mod answers;
+mod filters;
+mod follow;
+mod formats;
+mod reads_only;
+mod refusals;
+mod reports;
+mod run;
+mod shop;
+mod terminal;
+mod undo;
