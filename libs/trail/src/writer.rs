@@ -1,11 +1,30 @@
 //! The one process that appends.
 
-use std::path::Path;
+mod feed;
+mod sink;
 
-use binlog::{Begin, Commit, Ddl, GtidSet, LogPos, RowChange, Sink};
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use binlog::{Begin, GtidSet, LogPos};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{
+    Error, Interval,
+    catalogue::Catalogue,
+    coverage::join,
+    disk,
+    manifest::{LOCK, MANIFEST, Manifest, Span, TailEntry, check_empty, link, tail_name},
+    record::{Record, RunStart},
+    run::Run,
+    seal::{Job, Sealed, Sealing},
+    tail::{Appender, Tail},
+};
 
 /// The server whose log a store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +72,7 @@ pub struct Resume {
 pub struct Options {
     /// Bytes after which a tail is sealed, between two transactions.
     pub tail_bytes_max: u64,
-    /// Bytes of rows sorted at once, which become one segment. Memory while sealing is about three times as much.
+    /// Bytes of memory for rows that are sorted at once and become one segment; at most 1 GiB. One row may be larger.
     pub chunk_bytes_max: u64,
     /// Bytes held back before they are written to the tail; one row may be larger.
     pub buffer_bytes_max: usize,
@@ -65,96 +84,313 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tail_bytes_max: 32 << 20,
-            chunk_bytes_max: 24 << 20,
+            chunk_bytes_max: 56 << 20,
             buffer_bytes_max: 1 << 20,
             zstd_level: 1,
         }
     }
 }
 
+/// A tail is worth a segment at the end of writing if it has this share of [`Options::tail_bytes_max`]: readers scan tails whole.
+const WORTH_SEALING: u64 = 8;
+
 /// Appends transactions to a store. There is one per store, in one process.
+///
+/// What is fed between a transaction's begin and its commit goes to the tail as it comes, so memory does not grow with transactions;
+/// it counts from its commit. After an error of the disk the writer takes nothing more: only opening the store again finds out what
+/// reached the disk.
 #[derive(Debug)]
-pub struct Writer;
+pub struct Writer {
+    dir: PathBuf,
+    options: Options,
+    /// As it is on disk.
+    manifest: Manifest,
+    catalogue: Catalogue,
+    tail: Option<Appender>,
+    sealing: Option<Sealing>,
+    /// Everything from the start up to here has been fed; none before the first start.
+    cursor: Option<Cursor>,
+    txn: Txn,
+    skipped: u64,
+    poisoned: bool,
+    scratch: sink::Scratch,
+    /// Holds the lock; last, so that it goes last.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    epoch: u32,
+    at: LogPos,
+    /// Seen too, but not recorded: most positions are overtaken by the next commit.
+    ahead: Option<LogPos>,
+    source: Source,
+}
+
+/// The transaction that is being fed.
+#[derive(Debug)]
+enum Txn {
+    None,
+    /// The store has it already.
+    Known,
+    New {
+        begin: Begin,
+        query: Option<Arc<str>>,
+    },
+}
 
 impl Writer {
     /// Opens the store in `dir` for writing, and makes one if `dir` is missing or empty. What a crash left behind is put right.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
-        let _ = (dir, options);
-        unimplemented!()
+        disk::make_dir(dir)?;
+        if !dir.join(MANIFEST).exists() {
+            check_empty(dir)?;
+        }
+        let lock = lock(dir)?;
+        let manifest = match Manifest::load(dir) {
+            Err(Error::NoStore { .. }) => {
+                let mut new = Manifest::new(dir)?;
+                new.store(dir)?;
+                new
+            }
+            other => other?,
+        };
+        manifest.sweep(dir)?;
+        let mut catalogue = Catalogue::default();
+        for schemas in &manifest.schemas {
+            catalogue.load(&dir.join(&schemas.file), &schemas.sha256)?;
+        }
+        let mut writer = Self {
+            dir: dir.to_owned(),
+            options: Options {
+                chunk_bytes_max: options.chunk_bytes_max.clamp(1, 1 << 30),
+                ..options
+            },
+            manifest,
+            catalogue,
+            tail: None,
+            sealing: None,
+            cursor: None,
+            txn: Txn::None,
+            skipped: 0,
+            poisoned: false,
+            scratch: sink::Scratch::default(),
+            _lock: lock,
+        };
+        writer.recover()?;
+        Ok(writer)
+    }
+
+    /// Takes up the tails: the last one is cut after its last whole record and goes on, one before it is sealed.
+    fn recover(&mut self) -> Result<(), Error> {
+        for TailEntry { number, length } in self.manifest.tails.clone() {
+            let path = self.dir.join(tail_name(number));
+            let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
+            let tail = Tail::open(path, &self.manifest.store, number, file)?;
+            for (version, table) in &tail.run.definitions {
+                self.catalogue.insert(*version, table);
+            }
+            match length {
+                None => self.tail = Some(Appender::reopen(tail, self.options.buffer_bytes_max)?),
+                Some(length) if length == tail.run.visible => self.seal(number, tail.run)?,
+                Some(length) => {
+                    let (at, what) = tail.damage.unwrap_or((tail.run.visible, "it is too short"));
+                    return Err(Error::corrupt(
+                        &tail.path,
+                        format!("at byte {at} of {length} {what}"),
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where to go on reading: the end of the latest interval. None before the first [`Writer::start`].
     pub fn resume(&self) -> Option<Resume> {
-        unimplemented!()
+        let intervals = self.intervals();
+        let last = intervals.last()?;
+        Some(Resume {
+            epoch: last.epoch,
+            at: last.to.clone(),
+            gtids: last.executed(),
+            source: self.source()?.clone(),
+        })
     }
 
     /// What this store follows; none before the first [`Writer::start`].
     pub fn source(&self) -> Option<&Source> {
-        unimplemented!()
-    }
-
-    /// Declares where the calls of [`Sink`] that follow begin.
-    pub fn start(&mut self, start: Start) -> Result<(), Error> {
-        let _ = start;
-        unimplemented!()
-    }
-
-    /// Whether a transaction that begins at `at` is not in the store yet. Those that are may be fed all the same: they are ignored.
-    pub fn wants(&self, at: &LogPos) -> bool {
-        let _ = at;
-        unimplemented!()
+        self.tail
+            .as_ref()
+            .map(|tail| &tail.run.source)
+            .or(self.manifest.source.as_ref())
     }
 
     /// How many transactions were ignored because the store has them already.
     pub fn skipped_transactions(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Records that something is missing just before `next`, where reading goes on, even if nothing lies between by position.
-    pub fn gap(&mut self, next: &LogPos, reason: &str) -> Result<(), Error> {
-        let _ = (next, reason);
-        unimplemented!()
+        self.skipped
     }
 
     /// Puts on disk all that was committed so far, and says up to where that is. None before the first [`Writer::start`].
     pub fn sync(&mut self) -> Result<Option<Resume>, Error> {
-        unimplemented!()
+        self.guarded(|writer| {
+            writer.settle()?;
+            writer.collect(false)?;
+            if let Some(tail) = &mut writer.tail {
+                tail.sync()?;
+            }
+            Ok(writer.resume())
+        })
     }
 
-    /// Syncs, waits for what is being sealed, and seals the rest if it is worth a segment.
-    pub fn finish(self) -> Result<(), Error> {
-        unimplemented!()
+    /// Syncs, waits for what is being sealed, and seals the rest if it is worth a segment. A transaction that has no end yet is dropped.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.guarded(|writer| {
+            writer.abandon()?;
+            writer.settle()?;
+            if let Some(tail) = &mut writer.tail {
+                tail.sync()?;
+                if tail.len() >= writer.options.tail_bytes_max / WORTH_SEALING {
+                    writer.turn()?;
+                }
+            }
+            writer.collect(true)
+        })
+    }
+
+    /// Runs `act`. If the disk fails it, nothing is taken from then on.
+    fn guarded<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        let done = act(self);
+        self.poisoned = matches!(
+            done,
+            Err(Error::Io { .. } | Error::Full { .. } | Error::Corrupt { .. } | Error::Poisoned)
+        );
+        done
+    }
+
+    /// Everything that is covered, joined.
+    fn intervals(&self) -> Vec<Interval> {
+        join(self.pieces().cloned().collect())
+    }
+
+    /// Everything that is covered, in pieces. Few: those of the manifest are joined, and there are at most two tails.
+    fn pieces(&self) -> impl Iterator<Item = &Interval> {
+        let sealing = self.sealing.as_ref().map(|sealing| &sealing.run().interval);
+        let tail = self.tail.as_ref().map(|tail| &tail.run.interval);
+        self.manifest.intervals.iter().chain(sealing).chain(tail)
+    }
+
+    /// Ends the tail, begins the next one where it ended, and has the old one sealed.
+    fn turn(&mut self) -> Result<(), Error> {
+        let Some(tail) = &self.tail else { return Ok(()) };
+        let start = RunStart {
+            source: tail.run.source.clone(),
+            epoch: tail.run.interval.epoch,
+            at: tail.run.interval.to.clone(),
+            gtids_before: tail.run.interval.executed(),
+            reason: None,
+            apart: false,
+        };
+        self.begin_tail(&start)
+    }
+
+    /// Begins a tail at `start`, and has the one before it sealed.
+    fn begin_tail(&mut self, start: &RunStart) -> Result<(), Error> {
+        // One tail is sealed at a time: a writer that is faster than that waits here.
+        self.collect(true)?;
+        let number = self.manifest.next_tail;
+        let path = self.dir.join(tail_name(number));
+        let new = Appender::create(
+            path,
+            &self.manifest.store,
+            number,
+            start,
+            self.options.buffer_bytes_max,
+        )?;
+        let mut manifest = self.manifest.clone();
+        manifest.next_tail += 1;
+        manifest.source = Some(start.source.clone());
+        let old = self.tail.as_mut();
+        let worthless = old.as_ref().is_some_and(|tail| tail.run.is_worthless());
+        if let (Some(old), Some(entry)) = (old, manifest.tails.last_mut()) {
+            old.sync()?;
+            entry.length = Some(old.len());
+        }
+        if worthless {
+            manifest.tails.pop();
+        }
+        manifest.tails.push(TailEntry { number, length: None });
+        manifest.store(&self.dir)?;
+        self.manifest = manifest;
+        match self.tail.replace(new) {
+            Some(old) if worthless => disk::remove(&old.path),
+            Some(old) => self.seal(old.number, old.into_run()),
+            None => Ok(()),
+        }
+    }
+
+    fn seal(&mut self, number: u64, run: Run) -> Result<(), Error> {
+        let job = Job {
+            dir: self.dir.clone(),
+            number,
+            run,
+            catalogue: self.catalogue.clone(),
+            options: self.options,
+        };
+        self.sealing = Some(Sealing::start(job)?);
+        Ok(())
+    }
+
+    /// Makes what was sealed a part of the store, and its tail not; if it is not ready, waits for it or leaves it, as `wait` says.
+    fn collect(&mut self, wait: bool) -> Result<(), Error> {
+        let Some(mut sealing) = self.sealing.take_if(|sealing| wait || sealing.is_finished()) else {
+            return Ok(());
+        };
+        let Sealed { segments, schemas } = sealing.wait()?;
+        let mut manifest = self.manifest.clone();
+        for mut segment in segments {
+            segment.chain = link(manifest.chain_head(), &segment.sha256);
+            manifest.segments.push(segment);
+        }
+        manifest.schemas.extend(schemas);
+        for (version, usage) in &sealing.run().usage {
+            let span = manifest.usage.entry(*version);
+            let span = span.or_insert_with(|| Span {
+                first: usage.first.clone(),
+                last: usage.last.clone(),
+            });
+            span.extend(&usage.first, &usage.last);
+        }
+        manifest.intervals.push(sealing.run().interval.clone());
+        manifest.intervals = join(manifest.intervals);
+        manifest.tails.retain(|tail| tail.number != sealing.number());
+        manifest.store(&self.dir)?;
+        self.manifest = manifest;
+        disk::remove(&self.dir.join(tail_name(sealing.number())))
+    }
+
+    /// Appends to the tail.
+    fn append(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        self.tail.as_mut().map_or(Ok(()), |tail| tail.append(record))
     }
 }
 
-impl Sink for Writer {
-    type Error = Error;
-
-    fn begin(&mut self, _: &Begin) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    fn row(&mut self, _: &RowChange<'_>) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    fn ddl(&mut self, _: &Ddl<'_>) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    fn commit(&mut self, _: &Commit) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    fn rollback(&mut self, _: &LogPos) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    fn position(&mut self, _: &LogPos) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    fn previous(&mut self, _: &GtidSet) -> Result<(), Error> {
-        unimplemented!()
+/// Takes the lock that only one writer can hold.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(LOCK);
+    let mut options = OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| Error::io(&path, e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(e) if e == rustix::io::Errno::WOULDBLOCK => Err(Error::Locked { dir: dir.to_owned() }),
+        Err(e) => Err(Error::io(&path, e.into())),
     }
 }

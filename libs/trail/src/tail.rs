@@ -1,0 +1,324 @@
+//! The file that changes go to first.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    Error,
+    codec::Malformed,
+    record::{FRAME, Record, RunStart, frame},
+    run::Run,
+};
+
+/// Bytes read at once.
+const READ: usize = 256 << 10;
+
+/// A record as the file holds it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    /// Where it begins in the file.
+    pub(crate) at: u64,
+    /// Where it ends.
+    pub(crate) end: u64,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Walks the frames of a tail. What does not check out ends the walk: it is the torn end of a write, or damage.
+#[derive(Debug)]
+pub(crate) struct Frames<'a> {
+    file: &'a File,
+    path: &'a Path,
+    /// Bytes of the file that may be read.
+    end: u64,
+    /// Where the next frame begins.
+    at: u64,
+    buffer: Vec<u8>,
+    /// Where the next frame begins in the buffer.
+    start: usize,
+    /// Why the walk ended before `end`.
+    damage: Option<&'static str>,
+}
+
+impl<'a> Frames<'a> {
+    /// Walks from `from`, which must be the start of a frame, to `end`.
+    pub(crate) fn new(file: &'a File, path: &'a Path, from: u64, end: u64) -> Self {
+        Self {
+            file,
+            path,
+            end,
+            at: from,
+            buffer: Vec::new(),
+            start: 0,
+            damage: None,
+        }
+    }
+
+    /// The next frame.
+    pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, Error> {
+        if self.at >= self.end || self.damage.is_some() {
+            return Ok(None);
+        }
+        if self.end - self.at < FRAME as u64 {
+            self.damage = Some("it ends in the middle of a record");
+            return Ok(None);
+        }
+        self.fill(FRAME)?;
+        let head = &self.buffer[self.start..self.start + FRAME];
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        if self.end - self.at < (FRAME + length) as u64 {
+            self.damage = Some("it ends in the middle of a record");
+            return Ok(None);
+        }
+        self.fill(FRAME + length)?;
+        let payload = self.start + FRAME..self.start + FRAME + length;
+        if crc32fast::hash(&self.buffer[payload.clone()]) != crc {
+            self.damage = Some("the checksum of a record does not match");
+            return Ok(None);
+        }
+        let from = self.at;
+        self.at += (FRAME + length) as u64;
+        self.start = payload.end;
+        Ok(Some(Frame {
+            at: from,
+            end: self.at,
+            payload: &self.buffer[payload],
+        }))
+    }
+
+    /// Why the walk ended early, and where.
+    pub(crate) fn damage(&self) -> Option<(u64, &'static str)> {
+        self.damage.map(|what| (self.at, what))
+    }
+
+    /// Makes sure that `need` bytes from `at` are in the buffer.
+    fn fill(&mut self, need: usize) -> Result<(), Error> {
+        if self.buffer.len() - self.start >= need {
+            return Ok(());
+        }
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let have = self.buffer.len();
+        let left = self.end - self.at - have as u64;
+        let more = (need - have).max(READ.min(usize::try_from(left).unwrap_or(READ)));
+        self.buffer.resize(have + more, 0);
+        self.file
+            .read_exact_at(&mut self.buffer[have..], self.at + have as u64)
+            .map_err(|e| Error::io(self.path, e))
+    }
+}
+
+/// A tail as it is read: what of it counts, and what that amounts to.
+#[derive(Clone, Debug)]
+pub(crate) struct Tail {
+    pub(crate) number: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<File>,
+    pub(crate) run: Run,
+    /// Where the records after the header and the start begin.
+    pub(crate) body: u64,
+    /// Why what follows the visible part does not count, if something follows.
+    pub(crate) damage: Option<(u64, &'static str)>,
+}
+
+impl Tail {
+    /// Reads `path`, which must be tail `number` of `store`.
+    pub(crate) fn open(path: PathBuf, store: &str, number: u64, file: File) -> Result<Self, Error> {
+        let length = file.metadata().map_err(|e| Error::io(&path, e))?.len();
+        let mut frames = Frames::new(&file, &path, 0, length);
+        let header = frames.next()?.map(|frame| Record::parse(frame.payload));
+        if !matches!(header, Some(Ok(Record::Header { store: s, number: n })) if s == store && n == number) {
+            return Err(Error::corrupt(
+                &path,
+                "it does not begin as this tail of this store must",
+            ));
+        }
+        let (body, run) = match frames.next()? {
+            Some(Frame { end, payload, .. }) => match Record::parse(payload) {
+                Ok(Record::Start(start)) => (end, Run::new(&start, end)),
+                _ => {
+                    return Err(Error::corrupt(
+                        &path,
+                        "its second record does not say where its run begins",
+                    ));
+                }
+            },
+            None => return Err(Error::corrupt(&path, "its second record is damaged")),
+        };
+        let mut tail = Self {
+            number,
+            path,
+            file: Arc::new(file),
+            run,
+            body,
+            damage: None,
+        };
+        tail.advance(None)?;
+        Ok(tail)
+    }
+
+    /// Takes in what was appended since, up to byte `limit` if there is one; true if something counts that did not before.
+    pub(crate) fn advance(&mut self, limit: Option<u64>) -> Result<bool, Error> {
+        let length = self.file.metadata().map_err(|e| Error::io(&self.path, e))?.len();
+        let from = self.run.visible;
+        let mut frames = Frames::new(
+            &self.file,
+            &self.path,
+            from,
+            limit.map_or(length, |limit| limit.min(length)),
+        );
+        self.damage = None;
+        while let Some(Frame { at, end, payload }) = frames.next()? {
+            if Record::parse(payload)
+                .and_then(|record| self.run.apply(&record, end))
+                .is_err()
+            {
+                self.damage = Some((at, "a record is not one that belongs here"));
+                break;
+            }
+        }
+        self.damage = self.damage.or_else(|| frames.damage());
+        if self.run.is_open() {
+            self.run.close();
+            self.damage = self
+                .damage
+                .or(Some((self.run.visible, "its last transaction has no end")));
+        }
+        Ok(self.run.visible > from)
+    }
+
+    /// The frames that count.
+    pub(crate) fn frames(&self) -> Frames<'_> {
+        Frames::new(&self.file, &self.path, self.body, self.run.visible)
+    }
+}
+
+/// A tail as it is written: records are held back in memory until there are enough of them, or until somebody wants them on disk.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    pub(crate) number: u64,
+    pub(crate) path: PathBuf,
+    file: File,
+    pub(crate) run: Run,
+    /// Bytes written to the file, on disk or not.
+    written: u64,
+    buffer: Vec<u8>,
+    buffer_max: usize,
+    /// Whether the file holds bytes that may not be on disk.
+    dirty: bool,
+}
+
+impl Appender {
+    /// Makes tail `number` at `path`. Its beginning is on disk when this returns.
+    pub(crate) fn create(
+        path: PathBuf,
+        store: &str,
+        number: u64,
+        start: &RunStart,
+        buffer_max: usize,
+    ) -> Result<Self, Error> {
+        let mut buffer = Vec::with_capacity(buffer_max.min(64 << 10));
+        frame(&Record::Header { store, number }, &mut buffer);
+        frame(&Record::Start(Box::new(start.clone())), &mut buffer);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| Error::io(&path, e))?;
+        let run = Run::new(start, buffer.len() as u64);
+        let mut appender = Self {
+            number,
+            path,
+            file,
+            run,
+            written: 0,
+            buffer,
+            buffer_max,
+            dirty: false,
+        };
+        appender.sync()?;
+        Ok(appender)
+    }
+
+    /// Goes on with a tail that was read; what does not count is cut off.
+    pub(crate) fn reopen(tail: Tail, buffer_max: usize) -> Result<Self, Error> {
+        let Tail {
+            number, path, run, ..
+        } = tail;
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(|e| Error::io(&path, e))?;
+        let written = run.visible;
+        let mut appender = Self {
+            number,
+            path,
+            file,
+            run,
+            written,
+            buffer: Vec::new(),
+            buffer_max,
+            dirty: true,
+        };
+        appender
+            .file
+            .set_len(written)
+            .map_err(|e| Error::io(&appender.path, e))?;
+        appender.sync()?;
+        Ok(appender)
+    }
+
+    /// Bytes of the tail, written or held back.
+    pub(crate) fn len(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Takes a record.
+    pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        frame(record, &mut self.buffer);
+        let end = self.len();
+        self.run
+            .apply(record, end)
+            .map_err(|Malformed| Error::corrupt(&self.path, "a record was made that does not belong here"))?;
+        if self.buffer.len() >= self.buffer_max {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands what is held back to the system.
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.file
+            .write_all_at(&self.buffer, self.written)
+            .map_err(|e| Error::io(&self.path, e))?;
+        self.written += self.buffer.len() as u64;
+        self.dirty = true;
+        self.buffer.clear();
+        self.buffer.shrink_to(self.buffer_max);
+        Ok(())
+    }
+
+    /// Puts everything on disk.
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
+        self.flush()?;
+        if std::mem::take(&mut self.dirty) {
+            self.file.sync_data().map_err(|e| Error::io(&self.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// The run, once nothing more is appended.
+    pub(crate) fn into_run(self) -> Run {
+        self.run
+    }
+}

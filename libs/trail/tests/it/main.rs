@@ -1,0 +1,6 @@
+//! The store from outside: what is put in comes out, whatever happens in between.
+
+#[cfg(test)]
+mod basics;
+#[cfg(test)]
+mod fixture;
