@@ -4,6 +4,7 @@
 mod fixture;
 pub(crate) mod grid;
 pub(crate) mod line;
+mod row;
 pub(crate) mod screen;
 mod stream;
 mod table;
