@@ -29,6 +29,14 @@ pub(super) fn watch(watch: &options::Watch) -> Result<Exit, Error> {
     let stop = Stop::listen()?;
     let mut notify = told;
     stop.run(|wanted| source::watch(watch, &mut notify, wanted))?;
+    let status = super::open(&watch.store)?.status();
+    if let Some(place) = status.position {
+        let last = status
+            .last_commit
+            .map(|time| format!(", last commit {time}"))
+            .unwrap_or_default();
+        raw(&visible(&format!("stored up to {place}{last}")));
+    }
     Ok(Exit::Done)
 }
 

@@ -13,12 +13,18 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// An empty table with these headings.
+    /// An empty table with these headings. Columns of numbers are set flush right.
     pub(crate) fn new(head: &[&'static str]) -> Self {
         Self {
             head: head.to_vec(),
             rows: Vec::new(),
         }
+    }
+
+    /// Whether every cell of the column is a number.
+    fn is_numeric(&self, index: usize) -> bool {
+        let digits = |cell: &String| !cell.is_empty() && cell.bytes().all(|byte| byte.is_ascii_digit());
+        !self.rows.is_empty() && self.rows.iter().all(|row| row.get(index).is_some_and(digits))
     }
 
     /// Appends a row; its texts may come from anybody.
@@ -44,31 +50,29 @@ impl Grid {
                 *have = width(cell).max(*have);
             }
         }
-        let mut lines = Vec::with_capacity(self.rows.len() + 1);
-        let mut head = Line::default();
-        for (index, (name, columns)) in self.head.iter().zip(&widths).enumerate() {
-            let last = index + 1 == self.head.len();
-            if last {
-                head.push(Style::Bold, *name)
-            } else {
-                head.cell(Style::Bold, name, *columns)
-            }
-        }
-        lines.push(head.cut(screen.width).paint(screen.colour));
-        for row in &self.rows {
+        let numeric: Vec<bool> = (0..widths.len()).map(|index| self.is_numeric(index)).collect();
+        let line = |cells: &[&str], style: Style| {
             let mut line = Line::default();
-            for (index, (cell, columns)) in row.iter().zip(&widths).enumerate() {
-                let last = index + 1 == row.len();
-                let room = screen
-                    .width
-                    .map_or(usize::MAX, |limit| limit.saturating_sub(line.columns()));
-                if last {
-                    line.push(Style::Plain, fit(cell, room))
+            for (index, cell) in cells.iter().enumerate() {
+                let (columns, numeric) = (widths[index], numeric[index]);
+                if numeric {
+                    line.push(Style::Plain, " ".repeat(columns.saturating_sub(width(cell))));
+                }
+                if index + 1 < cells.len() {
+                    line.cell(style, cell, if numeric { 0 } else { columns });
                 } else {
-                    line.cell(Style::Plain, cell, *columns)
+                    let room = screen
+                        .width
+                        .map_or(usize::MAX, |limit| limit.saturating_sub(line.columns()));
+                    line.push(style, fit(cell, room));
                 }
             }
-            lines.push(line.cut(screen.width).paint(screen.colour));
+            line.cut(screen.width).paint(screen.colour)
+        };
+        let mut lines = vec![line(&self.head, Style::Bold)];
+        for row in &self.rows {
+            let cells: Vec<&str> = row.iter().map(String::as_str).collect();
+            lines.push(line(&cells, Style::Plain));
         }
         lines
     }
@@ -97,6 +101,21 @@ mod tests {
                 "shop.orders  id, customer, status, tota…",
                 "日本.\\x1bx   id"
             ]
+        );
+    }
+
+    #[test]
+    fn numbers_end_below_each_other() {
+        let mut grid = Grid::new(&["TABLE", "ROWS", "SINCE"]);
+        grid.row(["a.b".into(), "7".into(), "-".into()]);
+        grid.row(["a.c".into(), "12345".into(), "2026".into()]);
+        let lines = grid.lines(Screen {
+            width: None,
+            colour: false,
+        });
+        assert_eq!(
+            lines,
+            ["TABLE   ROWS  SINCE", "a.b        7  -", "a.c    12345  2026"]
         );
     }
 }
