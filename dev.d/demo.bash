@@ -9,10 +9,15 @@
 # Sourced by ./dev after servers.bash.
 
 # Orders that the accident cancels and that somebody touches afterwards. Every fiftieth order has no items, so it can be deleted.
-overlap_orders='5, 10, 15'
-disjoint_orders='20, 25, 30, 35'
+overlap_orders=(5 10 15)
+disjoint_orders=(20 25 30 35)
 vanished_order=50
 reborn_item='order_id = 40 AND line_no = 1'
+
+listed() {
+  local IFS=,
+  echo "$*"
+}
 
 accident_sql() {
   cat <<'SQL'
@@ -26,8 +31,8 @@ SQL
 
 later_edits_sql() {
   cat <<SQL
-UPDATE orders SET status = 'paid', paid_at = '2026-11-21 12:00:00.500' WHERE id IN ($overlap_orders);
-UPDATE orders SET shipping_note = 'Ring twice — "Müller"' WHERE id IN ($disjoint_orders);
+UPDATE orders SET status = 'paid', paid_at = '2026-11-21 12:00:00.500' WHERE id IN ($(listed "${overlap_orders[@]}"));
+UPDATE orders SET shipping_note = 'Ring twice — "Müller"' WHERE id IN ($(listed "${disjoint_orders[@]}"));
 INSERT INTO order_items VALUES (40, 1, 7, 12, 11.58, 'entered again by hand', NULL);
 DELETE FROM orders WHERE id = $vanished_order;
 SQL
@@ -37,7 +42,7 @@ SQL
 conflicts_sql() {
   case $1 in
     before) echo "DELETE FROM order_items WHERE $reborn_item;" ;;
-    after) echo "UPDATE orders SET discount = 0 WHERE id IN ($overlap_orders);" ;;
+    after) echo "UPDATE orders SET discount = 0 WHERE id IN ($(listed "${overlap_orders[@]}"));" ;;
   esac
 }
 
@@ -71,10 +76,9 @@ demo() {
   with_lock "$state/install.lock" install_server "$engine"
   build_trail "$build"
   work=.dev/demo-$engine watcher=''
-  mkdir -p "$work"
-  exec 7>>"$work/lock"
+  exec 7>>"$work.lock"
   flock --nonblock 7 || say "waiting for another ./dev demo on $engine in this checkout"
-  flock --timeout 600 7 || die "another ./dev demo on $engine does not end" "see who it is with: fuser -v $work/lock"
+  flock --timeout 600 7 || die "another ./dev demo on $engine does not end" "see who it is with: fuser -v $work.lock"
   set_programs "$engine"
   clear_stage
   trap leave_stage EXIT
@@ -96,7 +100,11 @@ build_trail() {
 # What an earlier run left, also one that was killed: its server and its files. Its watcher and traffic died with it.
 clear_stage() {
   [[ ! -e $work/server/engine ]] || erase_server "$checkout/$work/server"
-  find "$work" -mindepth 1 -not -name lock -delete
+  # Moved away first, so that a reader who still has the old store open cannot put a file where the new one will be.
+  rm -rf "$work.old"
+  [[ ! -e $work ]] || mv -T "$work" "$work.old"
+  rm -rf "$work.old"
+  mkdir "$work"
 }
 
 leave_stage() {
@@ -225,21 +233,38 @@ accident_act() {
 finding_act() {
   narrate "Support calls: orders are gone. What happened, and where?"
   typed "$trail tables"
-  typed "$trail changes shop.orders --since $before --op update --limit 5"
+  typed "$trail changes shop.orders --since $before --column status --limit 5"
   narrate "Which transaction updated most rows since then?"
-  typed "$trail changes shop.orders --since $before --op update --format ndjson | jq -r .gtid | sort | uniq -c | sort -rn | head -n 3"
-  transaction=$("$trail" changes shop.orders --since "$before" --op update --format ndjson | jq -r .gtid | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
-  typed "$trail txn $transaction | head -n 20"
+  typed "$trail changes shop.orders --since $before --op update --format ndjson 2>/dev/null | jq -r .gtid | sort | uniq -c | sort -rn | head -n 3"
+  transaction=$("$trail" changes shop.orders --since "$before" --op update --format ndjson 2>/dev/null |
+    jq -r .gtid | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
+  typed "$trail txn $transaction 2>/dev/null | head -n 12"
 }
 
 undoing_act() {
-  narrate "The plan to undo it: what can be put back, and which rows somebody has changed since."
-  typed "$trail undo --gtid $transaction --explain >$work/plan.txt 2>&1; tail -n 40 $work/plan.txt"
+  narrate "The plan to undo it: what can be put back, and which rows somebody has changed since, with both values."
+  typed "$trail undo --gtid $transaction 2>&1 >/dev/null"
+  narrate "Each row's class and why, for who wants to know; here are rows that others changed in other columns."
+  typed "$trail undo --gtid $transaction --explain 2>$work/plan.txt >/dev/null"
+  typed "grep 'disjoint,' $work/plan.txt | tail -n 4"
+  conflicts_are_listed
   narrate "The same plan as a script, with its way back. Trailmesh writes it; a person reads and runs it."
-  typed "$trail undo --gtid $transaction -o $work/undo.sql --redo $work/redo.sql"
+  typed "$trail undo --gtid $transaction -o $work/undo.sql --redo $work/redo.sql 2>/dev/null"
   typed "head -n 25 $work/undo.sql"
   typed "$(shown "$client") --host=127.0.0.1 --port=$port --user=root shop <$work/undo.sql"
   stop_traffic
+}
+
+# The rows that others worked on are left out of the script, each for the right reason, and no other row is.
+conflicts_are_listed() {
+  local expected
+  expected=$(
+    printf 'update shop.orders {"id":%d}  overlap\n' "${overlap_orders[@]}"
+    printf 'update shop.orders {"id":%d}  vanished\n' "$vanished_order"
+    printf 'delete shop.order_items {"order_id":40,"line_no":1}  reborn\n'
+  )
+  sed -n 's/^ *\(.*\), left out:.*/\1/p' "$work/plan.txt" | sort >"$work/left-out.txt"
+  diff <(sort <<<"$expected") "$work/left-out.txt" || die "the plan leaves out other rows than those with conflicts (< expected, > left out)" "see $work/plan.txt"
 }
 
 # --- the proof ---------------------------------------------------------------------------------------------------------------
