@@ -137,7 +137,10 @@ impl Server {
     pub fn kill(&self) {
         let (_, pid) = self.private.as_ref().expect("a private server");
         let killed = Command::new("kill").args(["-9", pid]).status();
-        assert!(killed.is_ok_and(|status| status.success()), "kill -9 {pid} failed");
+        assert!(
+            killed.is_ok_and(|status| status.success()),
+            "kill -9 {pid} failed"
+        );
     }
 
     /// Starts a private server that was killed on its old data and port, with further `options`.

@@ -14,7 +14,10 @@ fn no_change_is_lost_or_doubled_by_kill_9() {
         let folder = tempfile::tempdir().expect("a folder");
         let (killed, whole) = (folder.path().join("killed"), folder.path().join("whole"));
         let schema = server.schema("kill");
-        server.sql(&format!("CREATE TABLE `{}`.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(200))", schema.name));
+        server.sql(&format!(
+            "CREATE TABLE `{}`.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(200))",
+            schema.name
+        ));
         let start = here(server);
         let workload: String = (0..400)
             .map(|n| format!("START TRANSACTION; INSERT INTO t (v) VALUES ('{n}'), (REPEAT('x', {})); UPDATE t SET v = 'seen' WHERE id = {n}; COMMIT;\n", n % 200))
@@ -26,7 +29,12 @@ fn no_change_is_lost_or_doubled_by_kill_9() {
             while !writer.is_finished() {
                 std::thread::sleep(std::time::Duration::from_millis(30));
                 watching.kill();
-                let args: &[&str] = if killed.join("manifest.json").exists() && ask(&killed, &["coverage"]).status == 0 { &[] } else { &["--start", &start] };
+                let args: &[&str] =
+                    if killed.join("manifest.json").exists() && ask(&killed, &["coverage"]).status == 0 {
+                        &[]
+                    } else {
+                        &["--start", &start]
+                    };
                 watching = Watching::start(watch(server, &killed, args));
             }
             watching.kill();
@@ -59,12 +67,16 @@ fn a_server_killed_and_started_again_is_followed_on() {
         let watching = Watching::start(watch(&server, &store, &[]));
         watching.says("following", 1);
         server.sql("INSERT INTO s.t VALUES (1)");
-        eventually("the first change", || (changes_of(&store, "s").len() == 1).then_some(()));
+        eventually("the first change", || {
+            (changes_of(&store, "s").len() == 1).then_some(())
+        });
         server.kill();
         watching.says("trying again", 1);
         server.start_again(&[]);
         server.sql("INSERT INTO s.t VALUES (2)");
-        eventually("the change after the crash", || (changes_of(&store, "s").len() == 2).then_some(()));
+        eventually("the change after the crash", || {
+            (changes_of(&store, "s").len() == 2).then_some(())
+        });
         assert_eq!(watching.stop("-TERM").0, Some(0));
         ask(&store, &["changes"]).ends_with(0);
     }
@@ -78,21 +90,36 @@ fn a_purged_log_becomes_a_gap_that_every_answer_names() {
         let store = folder.path().join("store");
         server.sql("CREATE DATABASE s; CREATE TABLE s.t (id INT PRIMARY KEY); INSERT INTO s.t VALUES (1)");
         catch_up(&server, &store, &["--start", "oldest"]).ends_with(0);
-        server.sql("INSERT INTO s.t VALUES (2); FLUSH BINARY LOGS; INSERT INTO s.t VALUES (3); FLUSH BINARY LOGS");
+        server.sql(
+            "INSERT INTO s.t VALUES (2); FLUSH BINARY LOGS; INSERT INTO s.t VALUES (3); FLUSH BINARY LOGS",
+        );
         let (file, _) = server.position();
-        server.sql(&format!("PURGE BINARY LOGS TO '{file}'; INSERT INTO s.t VALUES (4)"));
+        server.sql(&format!(
+            "PURGE BINARY LOGS TO '{file}'; INSERT INTO s.t VALUES (4)"
+        ));
         let run = catch_up(&server, &store, &[]).ends_with(0);
-        assert!(run.err.contains("GAP") && run.err.contains("purged"), "{}", run.err);
+        assert!(
+            run.err.contains("GAP") && run.err.contains("purged"),
+            "{}",
+            run.err
+        );
         assert_eq!(changes_of(&store, "s").len(), 2);
         let run = ask(&store, &["changes"]).ends_with(3);
-        assert!(run.err.contains("INCOMPLETE") && run.err.contains("purged"), "{}", run.err);
+        assert!(
+            run.err.contains("INCOMPLETE") && run.err.contains("purged"),
+            "{}",
+            run.err
+        );
         ask(&store, &["coverage"]).ends_with(3);
     }
 }
 
 #[test]
 fn a_log_that_begins_anew_is_another_epoch() {
-    for (engine, reset) in [(Engine::Mysql9, "RESET BINARY LOGS AND GTIDS"), (Engine::Mariadb, "RESET MASTER")] {
+    for (engine, reset) in [
+        (Engine::Mysql9, "RESET BINARY LOGS AND GTIDS"),
+        (Engine::Mariadb, "RESET MASTER"),
+    ] {
         let folder = tempfile::tempdir().expect("a folder");
         let server = Server::private(engine, &folder.path().join("server"), &[]);
         let store = folder.path().join("store");
@@ -100,8 +127,19 @@ fn a_log_that_begins_anew_is_another_epoch() {
         catch_up(&server, &store, &["--start", "oldest"]).ends_with(0);
         server.sql(&format!("{reset}; INSERT INTO s.t VALUES (3)"));
         let run = catch_up(&server, &store, &[]).ends_with(0);
-        assert!(run.err.contains("GAP") && run.err.contains("reset"), "{}", run.err);
-        let epochs: Vec<_> = ask(&store, &["changes", "s.t", "--format", "ndjson", "--order", "oldest"]).ndjson().iter().map(|change| change["position"]["epoch"].clone()).collect();
+        assert!(
+            run.err.contains("GAP") && run.err.contains("reset"),
+            "{}",
+            run.err
+        );
+        let epochs: Vec<_> = ask(
+            &store,
+            &["changes", "s.t", "--format", "ndjson", "--order", "oldest"],
+        )
+        .ndjson()
+        .iter()
+        .map(|change| change["position"]["epoch"].clone())
+        .collect();
         assert_eq!(epochs, [0, 0, 1]);
     }
 }
@@ -109,10 +147,33 @@ fn a_log_that_begins_anew_is_another_epoch() {
 #[test]
 fn a_server_that_cannot_be_followed_is_refused_with_the_remedy() {
     for (engine, options, words) in [
-        (Engine::Mariadb, vec!["--binlog-row-metadata=MINIMAL"], ["binlog_row_metadata is MINIMAL", "SET GLOBAL binlog_row_metadata = 'FULL'"]),
-        (Engine::Mysql8, vec!["--binlog-format=STATEMENT"], ["binlog_format is STATEMENT", "SET GLOBAL binlog_format = 'ROW'"]),
-        (Engine::Mysql9, vec!["--skip-log-bin", "--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"], ["binary logging is off", "log_bin"]),
-        (Engine::Mysql8, vec!["--binlog-row-value-options=PARTIAL_JSON"], ["PARTIAL_JSON", "binlog_row_value_options = ''"]),
+        (
+            Engine::Mariadb,
+            vec!["--binlog-row-metadata=MINIMAL"],
+            [
+                "binlog_row_metadata is MINIMAL",
+                "SET GLOBAL binlog_row_metadata = 'FULL'",
+            ],
+        ),
+        (
+            Engine::Mysql8,
+            vec!["--binlog-format=STATEMENT"],
+            ["binlog_format is STATEMENT", "SET GLOBAL binlog_format = 'ROW'"],
+        ),
+        (
+            Engine::Mysql9,
+            vec![
+                "--skip-log-bin",
+                "--gtid-mode=OFF",
+                "--enforce-gtid-consistency=OFF",
+            ],
+            ["binary logging is off", "log_bin"],
+        ),
+        (
+            Engine::Mysql8,
+            vec!["--binlog-row-value-options=PARTIAL_JSON"],
+            ["PARTIAL_JSON", "binlog_row_value_options = ''"],
+        ),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let server = Server::private(engine, &folder.path().join("server"), &options);
@@ -131,7 +192,11 @@ fn a_statement_in_the_log_stops_the_watch_and_nothing_is_skipped() {
     server.sql("INSERT INTO s.t VALUES (1); SET SESSION binlog_format = 'STATEMENT'; INSERT INTO s.t VALUES (2); SET SESSION binlog_format = 'ROW'; INSERT INTO s.t VALUES (3)");
     let (status, said) = watching.ends();
     assert_eq!(status, Some(64), "{said:?}");
-    assert!(said.iter().any(|line| line.contains("a statement instead of rows")), "{said:?}");
+    assert!(
+        said.iter()
+            .any(|line| line.contains("a statement instead of rows")),
+        "{said:?}"
+    );
     assert_eq!(changes_of(&store, "s").len(), 1);
     // It stays there until a person decides.
     catch_up(&server, &store, &[]).fails(64, &["a statement instead of rows"]);

@@ -1,13 +1,16 @@
 //! The binary `trail` as a person or a script uses it: real stores, real processes, real pipes.
 
 mod answers;
+mod faults;
 mod filters;
 mod follow;
 mod formats;
+mod live;
 mod reads_only;
 mod refusals;
 mod reports;
 mod run;
 mod shop;
+mod source;
 mod terminal;
 mod undo;

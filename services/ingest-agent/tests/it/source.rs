@@ -34,7 +34,11 @@ pub(crate) fn here(server: &Server) -> String {
 pub(crate) fn changes_of(store: &Path, schema: &str) -> Vec<String> {
     let run = ask(store, &["changes", "--format", "ndjson", "--order", "oldest"]);
     let mark = format!("\"schema\":\"{schema}\"");
-    run.out.lines().filter(|line| line.contains(&mark)).map(str::to_owned).collect()
+    run.out
+        .lines()
+        .filter(|line| line.contains(&mark))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A running `trail watch`.
@@ -47,7 +51,11 @@ pub(crate) struct Watching {
 impl Watching {
     /// Starts it.
     pub(crate) fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let said = Arc::new(Mutex::new(Vec::new()));
         let heard = said.clone();
@@ -56,7 +64,11 @@ impl Watching {
                 heard.lock().expect("no panic").push(line);
             }
         });
-        Self { child, said, listener: Some(listener) }
+        Self {
+            child,
+            said,
+            listener: Some(listener),
+        }
     }
 
     /// Everything said so far.
@@ -74,7 +86,13 @@ impl Watching {
 
     fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .expect("kill runs")
+                .success()
+        );
     }
 
     /// `kill -9`.
@@ -93,7 +111,9 @@ impl Watching {
 
     /// Waits for it to end by itself.
     pub(crate) fn ends(mut self) -> (Option<i32>, Vec<String>) {
-        let status = eventually("the end of trail watch", || self.child.try_wait().expect("it can be asked"));
+        let status = eventually("the end of trail watch", || {
+            self.child.try_wait().expect("it can be asked")
+        });
         self.listener.take().map(JoinHandle::join);
         (status.code(), self.said())
     }
