@@ -198,10 +198,11 @@ impl<'p> Walk<'p> {
 
     /// Whether the row may not return to the slot because of what others did there.
     fn taken(&self, slot: u32, row: u32) -> Option<Finding> {
+        let history = &self.view.history;
+        let keyed = self.has_key(history.step(history.rows[row as usize].last));
         let by = self.used[slot as usize];
         let occupant = self.occupant[slot as usize];
         let user = (by != NONE).then(|| self.view.history.step(by));
-        let keyed = user.is_none_or(|step| self.has_key(step));
         let held = keyed && occupant != NONE && occupant != row;
         Some(match user.filter(|step| step.row != row) {
             None if held => Finding(Class::KeyTaken, Why::KeyHeld, NONE),

@@ -367,3 +367,14 @@ fn rows_without_a_key_are_found_by_all_their_values() {
     );
     assert_eq!(plan.notes().len(), 1);
 }
+
+#[test]
+fn equal_rows_without_a_key_come_back_as_often_as_they_went() {
+    let columns = vec![column("a", int_type())];
+    let mut log = Log::new(&table("log", 0, columns));
+    for _ in 0..3 {
+        log.bad(Some(&[int(1)]), None);
+    }
+    let plan = log.plan();
+    assert_eq!(plan.summary().statements, 3);
+}

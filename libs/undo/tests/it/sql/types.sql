@@ -1,0 +1,77 @@
+CREATE TABLE ints (id INT PRIMARY KEY, y YEAR, a TINYINT, b TINYINT UNSIGNED, c SMALLINT, d SMALLINT UNSIGNED, e MEDIUMINT,
+  f MEDIUMINT UNSIGNED, g INT, h INT UNSIGNED, i BIGINT, j BIGINT UNSIGNED, k BIT(1), l BIT(13), m BIT(64));
+INSERT INTO ints VALUES
+  (1, 1901, -128, 0, -32768, 0, -8388608, 0, -2147483648, 0, -9223372036854775808, 0, b'0', b'0', b'0'),
+  (2, 2155, 127, 255, 32767, 65535, 8388607, 16777215, 2147483647, 4294967295, 9223372036854775807, 18446744073709551615, b'1',
+    b'1111111111111', 18446744073709551615),
+  (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+  (4, 0, -1, 128, -1, 32768, -1, 8388608, -1, 2147483648, -1, 9223372036854775808, b'1', b'1000000000001', 9223372036854775808);
+
+CREATE TABLE reals (id INT PRIMARY KEY, a DECIMAL(1,0), b DECIMAL(65,30), c DECIMAL(10,2), d DECIMAL(9,9), e DECIMAL(5,5) UNSIGNED,
+  f FLOAT, g DOUBLE, h FLOAT(7,2), i DOUBLE(10,3));
+INSERT INTO reals VALUES
+  (1, 9, 99999999999999999999999999999999999.999999999999999999999999999999, 12345678.90, 0.999999999, 0.99999, 0.1, 0.1, 1.1, 3.142),
+  (2, -9, -99999999999999999999999999999999999.999999999999999999999999999999, -0.01, -0.000000001, 0, -1e30, -1.7976931348623157e308, -99999.99, 0),
+  (3, 0, 0, 0, 0, 0.00001, 1.1754943508222875e-38, 5e-324, 0, -1.5),
+  (4, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+  (5, 1, 1e-30, 1000000, 0.1, 0.5, 16777217, 9007199254740993, 0.01, 1234567.891),
+  (6, 1, 1, 1, 0.5, 0.5, 3.4028234663852886e38, 2.2250738585072014e-308, 1, 1);
+
+-- A key that is a FLOAT, and rows that nothing but a FLOAT tells apart.
+CREATE TABLE float_keys (id INT, f FLOAT PRIMARY KEY, n INT);
+INSERT INTO float_keys VALUES (1, 0.1, 1), (2, 0.2, 2), (3, 1e30, 3), (4, -0.3333333, 4), (5, 16777216, 5);
+CREATE TABLE float_rows (id INT, f FLOAT);
+INSERT INTO float_rows VALUES (1, 0.1), (2, 0.2), (3, NULL);
+
+CREATE TABLE times (id INT PRIMARY KEY, a DATE, b TIME, c TIME(1), d TIME(3), e TIME(6), f DATETIME, g DATETIME(2), h DATETIME(6),
+  i TIMESTAMP NULL, j TIMESTAMP(4) NULL, k TIMESTAMP(6) NULL);
+INSERT INTO times VALUES
+  (1, '2026-11-21', '10:11:12', '10:11:12.5', '10:11:12.345', '10:11:12.345678', '2026-11-21 10:11:12', '2026-11-21 10:11:12.99',
+    '2026-11-21 10:11:12.000001', '2026-11-21 10:11:12', '2026-11-21 10:11:12.1234', '2026-11-21 10:11:12.123456'),
+  (2, '0000-00-00', '-838:59:59', '-00:00:00.1', '-00:00:01.001', '-838:59:58.999999', '0000-00-00 00:00:00', '1000-01-01 00:00:00.01',
+    '9999-12-31 23:59:59.999999', '0000-00-00 00:00:00', '1970-01-01 00:00:01.0001', '2038-01-19 03:14:07.999999'),
+  (3, '2024-00-10', '838:59:59', '00:00:00', '00:00:00.000', '-00:00:00.000001', '2024-02-29 00:00:00', '2000-12-31 23:59:59.50',
+    '1000-01-01 00:00:00', '2026-10-25 00:30:00', NULL, NULL),
+  (4, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+  (5, '2026-02-31', '00:00:01', '-00:00:00.9', '-00:00:00.999', '00:00:00', '2026-02-31 10:00:00', '0000-00-00 00:00:00', '2024-00-10 00:00:00',
+    '2026-10-25 01:30:00', '2026-03-29 01:30:00', '0000-00-00 00:00:00');
+
+CREATE TABLE texts (id INT PRIMARY KEY, a CHAR(10) CHARACTER SET latin1, b CHAR(200) CHARACTER SET utf8mb4,
+  c VARCHAR(50) CHARACTER SET utf8mb4, d VARCHAR(400) CHARACTER SET utf8mb4, e TINYTEXT CHARACTER SET cp1251, f TEXT CHARACTER SET utf8mb4,
+  g MEDIUMTEXT CHARACTER SET utf16, h LONGTEXT CHARACTER SET utf8mb4, i BINARY(6), j VARBINARY(300), k TINYBLOB, l BLOB, m MEDIUMBLOB,
+  n LONGBLOB, o VARCHAR(20) CHARACTER SET gbk, p CHAR(9) CHARACTER SET ucs2, q TEXT CHARACTER SET utf32, r VARCHAR(9) CHARACTER SET sjis,
+  s VARCHAR(9) CHARACTER SET big5, t VARCHAR(9) CHARACTER SET utf8mb3, u CHAR(9) CHARACTER SET utf16le, v VARCHAR(9) CHARACTER SET ascii,
+  w VARCHAR(9) CHARACTER SET swe7, x VARCHAR(9) CHARACTER SET dec8);
+INSERT INTO texts VALUES
+  (1, 'café', 'Zürich 😀', 'it''s', 'a\\b\nnew\tline', 'Привет', 'text', 'wide 😀', REPEAT('long ', 100), 'ab', X'00FF00', X'00', X'DEADBEEF',
+    REPEAT(X'41', 300), X'', '你好', 'é ', 'a😀', 'ソ', '許', 'é', 'é', 'ascii', 'abc', 'é'),
+  (2, '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', ''),
+  (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+  (4, 'trail   ', 'x', '`; DROP TABLE t; -- ', '*/', 'ё', 'quote " and ''', '', '', X'000000000001', X'27', X'5C', X'0A0D00', X'1A', X'FF', '', 'a', '',
+    'a\\', 'x''', ' ', 'x', '''', '[]', ''),
+  (5, 'A', 'ß', 'a ', 'A', 'a', 'ss', 'ß', 'ß', X'41', X'4120', X'61', X'', X'', X'00', 'a', 'A', 'a ', 'a', 'a', 'ss', 'ss', 'A', 'a', 'a'),
+  (6, 'a', 'ss', 'A', 'a', 'A', 'ß', 'ss', 'SS', X'4100', X'41', X'6100', X'00', X'20', X'', 'A', 'a', 'A', 'A', 'A', 'SS', 'SS', 'a', 'A', 'A');
+
+CREATE TABLE sets (id INT PRIMARY KEY, a ENUM('new','paid','с пробелом','it''s', ''), b SET('a','b','c','d','e','f','g','h','i'),
+  c ENUM('x') NOT NULL, d SET('ä','it''s') CHARACTER SET latin1);
+INSERT INTO sets VALUES (1, 'new', 'a,c,i', 'x', 'ä'), (2, 'it''s', '', 'x', ''), (3, NULL, NULL, 'x', NULL), (4, 3, 511, 'x', 3), (6, 5, 1, 'x', 2);
+INSERT INTO sets (id, a, c) VALUES (5, 'nonsense', '');
+
+-- Keys of every kind, and what the server does by itself.
+CREATE TABLE stamped (id INT PRIMARY KEY, n INT, changed TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  seen DATETIME(6) DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6));
+INSERT INTO stamped VALUES (1, 10, '2020-01-01 00:00:00', '2020-01-01 00:00:00.000001'), (2, 20, '2020-01-02 00:00:00', NULL);
+CREATE TABLE computed (id INT PRIMARY KEY, n INT, v INT GENERATED ALWAYS AS (n * 2) VIRTUAL, s INT GENERATED ALWAYS AS (n * 3) STORED, z INT);
+INSERT INTO computed (id, n, z) VALUES (1, 10, 0), (2, NULL, 5), (3, 30, NULL);
+CREATE TABLE zero_id (id INT AUTO_INCREMENT PRIMARY KEY, n INT);
+INSERT INTO zero_id VALUES (0, 1), (1, 2), (2, 3);
+CREATE TABLE pairs (id INT, code VARCHAR(20) CHARACTER SET latin1 COLLATE latin1_german1_ci, d DATE, n INT, PRIMARY KEY (code, d));
+INSERT INTO pairs VALUES (1, 'a', '2026-01-01', 1), (2, 'ä', '2026-01-02', 2), (3, 'it''s', '0000-00-00', 3), (4, 'B', '2026-01-01', 4);
+CREATE TABLE byte_keys (id INT, k VARBINARY(20) PRIMARY KEY, n INT);
+INSERT INTO byte_keys VALUES (1, X'00', 1), (2, X'0000', 2), (3, 'a', 3), (4, 'a ', 4), (5, 'A', 5);
+CREATE TABLE keyless (id INT, t VARCHAR(20), f FLOAT, d DATETIME(3), b BLOB);
+INSERT INTO keyless VALUES (1, 'one', 0.1, '2026-01-01', X'00'), (2, 'two', NULL, NULL, NULL), (2, 'two', NULL, NULL, NULL), (3, 'TWO', 0.3, NULL, '');
+
+CREATE TABLE spots (id INT PRIMARY KEY, d GEOMETRY, e POINT);
+INSERT INTO spots VALUES (1, ST_GeomFromText('POINT(1 2)'), ST_GeomFromText('POINT(-1.5 2.25)')),
+  (2, ST_GeomFromText('LINESTRING(0 0,1 1,2 0)'), NULL), (3, ST_GeomFromText('POINT(10 20)', 4326), ST_GeomFromText('POINT(30 40)', 4326));
