@@ -196,9 +196,10 @@ fn hostile_names_and_values_are_only_names_and_values() {
             setup.push_str(&format!(
                 "CREATE TABLE {table} ({table} VARCHAR(60) CHARACTER SET utf8mb4 PRIMARY KEY, `n` BLOB); INSERT INTO {table} VALUES ('{value}', '{value}');\n"
             ));
-            let verb = ["DELETE FROM", "UPDATE"][nth % 2];
-            let rest = ["", &format!("SET {table} = CONCAT({table}, '!'), n = X'00'")][nth % 2];
-            accident.push_str(&format!("{verb} {table} {rest};\n"));
+            accident.push_str(&match nth % 2 {
+                0 => format!("DELETE FROM {table};\n"),
+                _ => format!("UPDATE {table} SET {table} = CONCAT({table}, '!'), n = X'00';\n"),
+            });
         }
         let mut scene = Scene::new(engine, &setup);
         let before = scene.dump();
