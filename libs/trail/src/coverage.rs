@@ -221,6 +221,7 @@ impl Coverage {
             .into_iter()
             .filter(|i| filter.epoch.is_none_or(|epoch| epoch == i.epoch))
             .collect();
+        let intervals = without_empty(intervals);
         let mut gaps: Vec<Gap> = intervals
             .windows(2)
             .filter_map(|pair| pair[0].gap_to(&pair[1]))
@@ -248,6 +249,15 @@ impl Coverage {
             earliest,
         }
     }
+}
+
+/// Where reading began and nothing came says nothing, unless it is all there is, or the place of something missing.
+fn without_empty(intervals: Vec<Interval>) -> Vec<Interval> {
+    let is_something = |i: &Interval| i.from < i.to || i.apart;
+    if !intervals.iter().any(is_something) {
+        return intervals;
+    }
+    intervals.into_iter().filter(is_something).collect()
 }
 
 impl Interval {

@@ -51,6 +51,14 @@ pub enum Error {
         /// The identity it was offered.
         found: String,
     },
+    /// What is read is not what was read before under the same name.
+    #[error(
+        "the transaction at {at} ends elsewhere than in the log this store was made from: it is another log with the same file names; use a store of its own for each source"
+    )]
+    OtherLog {
+        /// Start of the transaction.
+        at: LogPos,
+    },
     /// A file of the store is not what was written.
     #[error("{} is damaged: {what}", .path.display())]
     Corrupt {
@@ -124,7 +132,10 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::NoStore { .. } => Code::Missing,
-            Self::NotAStore { .. } | Self::NewerVersion { .. } | Self::OtherSource { .. } => Code::Refused,
+            Self::NotAStore { .. }
+            | Self::NewerVersion { .. }
+            | Self::OtherSource { .. }
+            | Self::OtherLog { .. } => Code::Refused,
             Self::Locked { .. } => Code::Conflict,
             Self::Corrupt { .. } | Self::Row { .. } => Code::Corrupt,
             Self::Full { .. } => Code::Exhausted,
@@ -140,6 +151,7 @@ impl Fault for Error {
             Self::Locked { .. } => "STORE_LOCKED",
             Self::NewerVersion { .. } => "STORE_NEWER",
             Self::OtherSource { .. } => "OTHER_SOURCE",
+            Self::OtherLog { .. } => "OTHER_LOG",
             Self::Corrupt { .. } => "STORE_DAMAGED",
             Self::Full { .. } => "STORE_FULL",
             Self::Io { .. } => "STORE_IO",

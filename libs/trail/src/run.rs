@@ -64,6 +64,8 @@ pub(crate) struct Run {
     pub(crate) usage: BTreeMap<u32, Usage>,
     /// Bytes up to the end of the last record outside a transaction: what counts.
     pub(crate) visible: u64,
+    /// How many of the definitions stand in what counts.
+    visible_definitions: usize,
     open: Option<Open>,
 }
 
@@ -90,6 +92,7 @@ impl Run {
             definitions: Vec::new(),
             usage: BTreeMap::new(),
             visible,
+            visible_definitions: 0,
             open: None,
         }
     }
@@ -104,9 +107,10 @@ impl Run {
         self.interval.from == self.interval.to && !self.interval.apart && self.definitions.is_empty()
     }
 
-    /// Forgets a transaction that never ended, because what is known of it will not be read again.
+    /// Forgets what does not count: a transaction that has no end, and what came with it.
     pub(crate) fn close(&mut self) {
         self.open = None;
+        self.definitions.truncate(self.visible_definitions);
     }
 
     /// Takes in the next record, which ends at byte `end` of the tail. An error means that no writer wrote it here.
@@ -153,6 +157,7 @@ impl Run {
         }
         if self.open.is_none() {
             self.visible = end;
+            self.visible_definitions = self.definitions.len();
         }
         Ok(())
     }

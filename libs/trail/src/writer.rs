@@ -131,8 +131,8 @@ struct Cursor {
 #[derive(Debug)]
 enum Txn {
     None,
-    /// The store has it already.
-    Known,
+    /// The store has it already; where it begins.
+    Known(LogPos),
     New {
         begin: Begin,
         query: Option<Arc<str>>,

@@ -129,7 +129,7 @@ impl Writer {
     pub(super) fn abandon(&mut self) -> Result<(), Error> {
         match std::mem::replace(&mut self.txn, Txn::None) {
             Txn::New { .. } => self.append(&Record::Abort),
-            Txn::None | Txn::Known => Ok(()),
+            Txn::None | Txn::Known(_) => Ok(()),
         }
     }
 
@@ -139,14 +139,13 @@ impl Writer {
             return Ok(());
         }
         match self.cursor.as_mut().and_then(|cursor| cursor.ahead.take()) {
-            Some(to) => self.walk(&to, true),
+            Some(to) => self.walk(&to),
             None => Ok(()),
         }
     }
 
-    /// Moves the cursor to `to`, over ground without new transactions. Ground that is new is recorded, up to the next known interval, and
-    /// after the last one if `whole`.
-    pub(super) fn walk(&mut self, to: &LogPos, whole: bool) -> Result<(), Error> {
+    /// Moves the cursor to `to`, over ground without new transactions. What of it is not known yet is recorded.
+    pub(super) fn walk(&mut self, to: &LogPos) -> Result<(), Error> {
         while let Some(Cursor { epoch, at, .. }) = &self.cursor {
             let (epoch, at) = (*epoch, at.clone());
             if at >= *to {
@@ -160,14 +159,11 @@ impl Writer {
                 self.move_to(end.min(to.clone()));
                 continue;
             }
-            let ahead = self
+            let known = self
                 .pieces()
-                .filter(|i| i.epoch == epoch && at < i.from && i.from <= *to && i.from < i.to);
-            let target = match (ahead.map(|i| i.from.clone()).min(), whole) {
-                (Some(border), _) => border,
-                (None, true) => to.clone(),
-                (None, false) => break,
-            };
+                .filter(|i| i.epoch == epoch && at < i.from && i.from < i.to);
+            let border = known.map(|i| i.from.clone()).min();
+            let target = border.map_or_else(|| to.clone(), |border| border.min(to.clone()));
             self.ensure_run()?;
             self.append(&Record::Position(target.clone()))?;
             self.move_to(target);
@@ -178,6 +174,7 @@ impl Writer {
     pub(super) fn move_to(&mut self, at: LogPos) {
         if let Some(cursor) = &mut self.cursor {
             cursor.at = at;
+            cursor.ahead.take_if(|ahead| *ahead <= cursor.at);
         }
     }
 

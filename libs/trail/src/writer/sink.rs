@@ -116,7 +116,7 @@ impl Writer {
     fn takes(&self, what: &'static str) -> Result<bool, Error> {
         match &self.txn {
             Txn::New { .. } => Ok(true),
-            Txn::Known => Ok(false),
+            Txn::Known(_) => Ok(false),
             Txn::None => Err(order(what, &self.place())),
         }
     }
@@ -138,10 +138,18 @@ impl Writer {
                     Ok(())
                 }
             }
-            _ => {
+            Txn::Known(at) => {
+                let epoch = self.cursor.as_ref().map(|cursor| cursor.epoch);
+                if !self
+                    .pieces()
+                    .any(|i| Some(i.epoch) == epoch && i.covers(&at) && *end <= i.to)
+                {
+                    return Err(Error::OtherLog { at });
+                }
                 self.skipped += 1;
-                self.walk(end, false)
+                self.walk(end)
             }
+            Txn::None => Ok(()),
         }
     }
 
@@ -185,9 +193,9 @@ impl Sink for Writer {
                 }
                 Some(cursor) => cursor.ahead = None,
             }
-            writer.walk(&begin.at, false)?;
+            writer.walk(&begin.at)?;
             if !writer.wants(&begin.at) {
-                writer.txn = Txn::Known;
+                writer.txn = Txn::Known(begin.at.clone());
                 return Ok(());
             }
             writer.ensure_run()?;

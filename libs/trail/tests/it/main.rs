@@ -4,3 +4,7 @@
 mod basics;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod property;
