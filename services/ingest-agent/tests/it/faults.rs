@@ -1,5 +1,7 @@
 //! What happens to a watch when the server, the log or the watch itself breaks.
 
+use std::process::Command;
+
 use testkit::{Engine, Server, eventually};
 
 use crate::{
@@ -203,4 +205,60 @@ fn a_statement_in_the_log_stops_the_watch_and_nothing_is_skipped() {
     assert_eq!(changes_of(&store, "s").len(), 1);
     // It stays there until a person decides.
     catch_up(&server, &store, &[]).fails(64, &["a statement instead of rows"]);
+}
+
+/// Follows into a folder that is too small until it says so, then makes the folder larger and waits for the end. In a mount namespace
+/// of its own, which needs no root.
+const SMALL_DISK: &str = r#"
+mount -t tmpfs -o size=3m tmpfs "$DISK" || exit 90
+"$TRAIL" watch "$URL" --store "$DISK/store" --start "$START" --until-caught-up 2> "$LOG" &
+until grep -q 'trying again' "$LOG"; do kill -0 $! 2>/dev/null || exit 91; sleep 0.05; done
+"$TRAIL" verify --store "$DISK/store" >> "$LOG" 2>&1 || exit 92
+mount -o remount,size=200m "$DISK" || exit 93
+wait $! || exit 94
+cp -r "$DISK/store" "$KEPT"
+"#;
+
+#[test]
+fn a_full_disk_is_waited_for_and_nothing_is_torn() {
+    let server = Server::shared(Engine::Mariadb);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("disk")).expect("a folder");
+    let schema = server.schema("full");
+    let start = here(server);
+    let (log, _) = server.record(&format!(
+        "USE `{}`; CREATE TABLE t (id INT PRIMARY KEY, v VARBINARY(2000)); INSERT INTO t SELECT seq, RANDOM_BYTES(1000) FROM seq_1_to_8000; DELETE FROM t",
+        schema.name
+    ));
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK])
+        .env("TRAIL", env!("CARGO_BIN_EXE_trail"))
+        .env("URL", &server.repl_url)
+        .env("TRAIL_SOURCE_PASSWORD", &server.repl_password)
+        .env("START", &start)
+        .env("DISK", path("disk"))
+        .env("LOG", path("log"))
+        .env("KEPT", path("kept"))
+        .status()
+        .expect("unshare runs");
+    let said = std::fs::read_to_string(path("log")).unwrap_or_default();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("No space left on device") && said.contains("free some space"),
+        "{said}"
+    );
+    end(on(&path("whole"), &["index", log.to_str().expect("a path")])).ends_with(0);
+    let (kept, whole) = (
+        changes_of(&path("kept"), &schema.name),
+        changes_of(&path("whole"), &schema.name),
+    );
+    assert_eq!(kept.len(), 16_000);
+    let places = |lines: &[String]| {
+        lines
+            .iter()
+            .map(|line| line.split("\"gtid\"").next().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(places(&kept), places(&whole));
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{
     run::{ask, end, on, trail},
-    shop::{Shop, accident, insert},
+    shop::{Shop, accident, insert, int, table},
 };
 
 #[test]
@@ -171,6 +171,23 @@ fn a_store_of_a_later_release_is_left_alone() {
         fs::read(&manifest).expect("read"),
         before,
         "asking changes nothing"
+    );
+}
+
+#[test]
+fn a_row_without_a_key_cannot_be_named() {
+    let mut shop = Shop::mariadb();
+    let log = table("log", vec![("line", int(), false)], &[]);
+    let mut image = vec![0, 0];
+    image.extend(7_i32.to_le_bytes());
+    shop.commits_raw(&log, &[(None, Some(image))]);
+    let store = shop.close();
+    ask(&store.path(), &["history", "shop.log", "7"]).fails(2, &["shop.log has no primary key", "hint: "]);
+    let run = ask(&store.path(), &["changes", "shop.log"]).ends_with(0);
+    assert!(
+        run.out.contains("insert  shop.log  (no key)  line: 7"),
+        "{}",
+        run.out
     );
 }
 

@@ -2,11 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use binlog::Statement;
+use binlog::{ColumnType, Statement};
 
 use crate::{
     run::ask,
-    shop::{Shop, accident, insert, update},
+    shop::{Shop, accident, insert, int, table, text, update},
 };
 
 /// Statements that change rows of the shop.
@@ -232,6 +232,70 @@ fn a_truncate_after_the_chosen_changes_makes_them_vanish() {
         "{}",
         run.err
     );
+}
+
+#[test]
+fn who_wants_to_undo_a_truncate_hears_why_not() {
+    let mut shop = Shop::mariadb();
+    shop.commits(&[insert((1, "new", None))]);
+    let truncate = shop.runs(Statement::Truncate, Some("orders"), "TRUNCATE TABLE\n orders");
+    let store = shop.close();
+    let run = ask(&store.path(), &["undo", "--txn", &truncate.gtid]).ends_with(1);
+    assert!(
+        run.out.is_empty() && run.err.contains("TRUNCATE TABLE orders at binlog.000003:1004"),
+        "{}",
+        run.err
+    );
+    assert!(
+        run.err.contains("restore a backup up to that place"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn columns_the_server_sets_need_not_stand_in_the_way() {
+    let stamp = ColumnType::DateTime { fsp: 0 };
+    let people = table(
+        "people",
+        vec![
+            ("id", int(), false),
+            ("name", text(), false),
+            ("updated_at", stamp, false),
+        ],
+        &[0],
+    );
+    let image = |id: i32, name: &str, second: u8| {
+        let mut raw = vec![0, 0];
+        raw.extend(id.to_le_bytes());
+        raw.push(u8::try_from(name.len()).expect("short"));
+        raw.extend(name.as_bytes());
+        // 2026-11-21 10:00:SS as the server packs it.
+        let packed =
+            0x80_0000_0000_u64 + ((((2026 * 13 + 11) << 5 | 21) << 17) | (10 << 12) | u64::from(second));
+        raw.extend(&packed.to_be_bytes()[3..]);
+        Some(raw)
+    };
+    let mut shop = Shop::mariadb();
+    shop.commits_raw(&people, &[(None, image(1, "Ada", 0))]);
+    let accident = shop.commits_raw(&people, &[(image(1, "Ada", 0), image(1, "", 1))]);
+    // Somebody saves the row later without a change of theirs: the server stamps it all the same.
+    shop.commits_raw(&people, &[(image(1, "", 1), image(1, "", 2))]);
+    let store = shop.close();
+    let plain = ask(&store.path(), &["undo", "--txn", &accident.gtid]).ends_with(0);
+    assert!(plain.err.contains("0 in the script, 1 left out"), "{}", plain.err);
+    assert!(plain.err.contains("--auto-column updated_at"), "{}", plain.err);
+    let told = ask(
+        &store.path(),
+        &["undo", "--txn", &accident.gtid, "--auto-column", "updated_at"],
+    )
+    .ends_with(0);
+    assert!(told.err.contains("1 in the script, 0 left out"), "{}", told.err);
+    ask(
+        &store.path(),
+        &["undo", "--txn", &accident.gtid, "--auto-column", "changed_at"],
+    )
+    .fails(2, &["changed_at"]);
 }
 
 #[test]
