@@ -87,6 +87,13 @@ fn store_dir(given: Option<PathBuf>) -> Result<PathBuf, Error> {
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
+    if given.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+        return Err(Error::new(
+            Code::Invalid,
+            "--store",
+            "its value, or that of TRAIL_STORE, is empty",
+        ));
+    }
     given
         .or_else(|| folder("XDG_DATA_HOME").map(|data| data.join("trail/default")))
         .or_else(|| folder("HOME").map(|home| home.join(".local/share/trail/default")))
@@ -138,4 +145,36 @@ fn tell(error: &Error) -> Exit {
     // Nobody can be told that standard error does not work.
     let _ = io::stderr().write_all(text.as_bytes());
     failure.code.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::args::Trail;
+
+    #[test]
+    fn every_flag_has_a_variable_and_every_word_its_help() {
+        let mut trail = Trail::command();
+        trail.build();
+        trail.clone().debug_assert();
+        for command in trail.get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command
+                .get_arguments()
+                .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+            {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} of {}",
+                    arg.get_id(),
+                    command.get_name()
+                );
+                let Some(flag) = arg.get_long() else { continue };
+                let variable = format!("TRAIL_{}", flag.replace('-', "_").to_uppercase());
+                let env = arg.get_env().map(|name| name.to_string_lossy().into_owned());
+                assert_eq!(env, Some(variable), "--{flag} of {}", command.get_name());
+            }
+        }
+    }
 }

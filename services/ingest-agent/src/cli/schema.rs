@@ -20,7 +20,7 @@ use crate::{
         ReportFormat,
         grid::Grid,
         screen::{Screen, Style},
-        text::{fit, visible},
+        text::{fit, one_line, visible},
     },
 };
 
@@ -155,7 +155,7 @@ fn describe(versions: &[(u32, Arc<Table>)], statements: &[SchemaChange]) -> Stri
         out.push('\n');
     }
     for change in statements {
-        let text = change.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = one_line(&change.text);
         let line = format!("  {}  {}  {text}", change.commit_time, change.position.at);
         out.push_str(&fit(&visible(&line), screen.width.unwrap_or(usize::MAX)));
         out.push('\n');

@@ -9,7 +9,7 @@ use std::{
     vec,
 };
 
-use binlog::{Position, SchemaChange, Table};
+use binlog::{Position, SchemaChange, Statement, Table};
 use trail::{Changes, Filter, Order, Reader, TableFilter};
 use types::Code;
 use undo::{Dialect, Mode, Plan, Planner};
@@ -23,7 +23,7 @@ use super::{
     question::Question,
     undo_summary::{self, Latest},
 };
-use crate::{error::Error, exit::Exit};
+use crate::{error::Error, exit::Exit, render::text::one_line};
 
 /// `trail undo`.
 pub(super) fn undo(store: &Path, args: &args::Undo) -> Result<Exit, Error> {
@@ -41,9 +41,7 @@ pub(super) fn undo(store: &Path, args: &args::Undo) -> Result<Exit, Error> {
         ..question.filter(&reader)?
     };
     let Some(selection) = Selection::find(&reader, &filter)? else {
-        let exit = cover::tell(&reader, &reader.coverage_of(&filter));
-        note::note("no change matches, so there is nothing to undo; no script was written");
-        return Ok(if exit == Exit::Done { Exit::Failed } else { exit });
+        return nothing(&reader, &filter);
     };
     let latest =
         |schema: &str, table: &str| -> Option<Arc<Table>> { Some(reader.versions(schema, table).pop()?.1) };
@@ -66,6 +64,31 @@ pub(super) fn undo(store: &Path, args: &args::Undo) -> Result<Exit, Error> {
     } else {
         cover::tell(&reader, &chosen)
     })
+}
+
+/// Nothing was chosen. If that is because a statement removed rows without logging them, its name is what the person looks for.
+fn nothing(reader: &Reader, filter: &Filter) -> Result<Exit, Error> {
+    let exit = cover::tell(reader, &reader.coverage_of(filter));
+    note::note("no change matches, so there is nothing to undo; no script was written");
+    let rows = filter.ops.is_empty() && filter.column.is_none();
+    let statements = reader
+        .schema_changes(filter)
+        .map_err(|error| store_fault(&error))?;
+    let emptied = |change: &SchemaChange| {
+        change
+            .targets
+            .iter()
+            .any(|target| matches!(target.kind, Statement::Truncate | Statement::Drop))
+    };
+    for change in statements.iter().filter(|change| rows && emptied(change)) {
+        note::note(&format!(
+            "{} at {} ({}) logged no rows and cannot be undone from the log: restore a backup up to that place, then go on from there",
+            one_line(&change.text),
+            change.position.at,
+            change.commit_time
+        ));
+    }
+    Ok(if exit == Exit::Done { Exit::Failed } else { exit })
 }
 
 /// Refuses to undo the whole store by an oversight.

@@ -19,7 +19,7 @@ use super::{
     line::{Line, wrap},
     row::Row,
     screen::{Screen, Style},
-    text::{visible, width},
+    text::{one_line, visible, width},
 };
 
 /// Rows of one transaction that are held back to align them with each other.
@@ -97,7 +97,8 @@ impl<W: Write> Table<W> {
     }
 
     fn statement(&mut self, query: &str) -> io::Result<()> {
-        let line = Line::of(Style::Dim, format!("  statement: {}", one_line(query))).cut(self.screen.width);
+        let line = Line::of(Style::Dim, format!("  statement: {}", visible(&one_line(query))))
+            .cut(self.screen.width);
         self.line(&line)
     }
 
@@ -118,12 +119,6 @@ impl<W: Write> Table<W> {
         }
         Ok(())
     }
-}
-
-/// A statement with single spaces for whatever white space it has.
-fn one_line(statement: &str) -> String {
-    let words: Vec<&str> = statement.split_whitespace().collect();
-    visible(&words.join(" ")).into_owned()
 }
 
 impl<W: Write> Render for Table<W> {
@@ -164,7 +159,7 @@ impl<W: Write> Render for Table<W> {
         self.rows()?;
         let mut line = Line::of(Style::Plain, "  ");
         line.cell(Style::Yellow, "schema", 6);
-        line.push(Style::Plain, one_line(&change.text));
+        line.push(Style::Plain, &*visible(&one_line(&change.text)));
         self.line(&line.cut(self.screen.width))
     }
 

@@ -61,6 +61,11 @@ pub(crate) fn quote(text: &str) -> String {
     out
 }
 
+/// A statement with single spaces for whatever white space it has.
+pub(crate) fn one_line(statement: &str) -> String {
+    statement.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Columns of a terminal the text takes.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
