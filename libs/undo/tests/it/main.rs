@@ -3,5 +3,7 @@
 mod apply;
 mod classes;
 mod fixture;
+mod model;
+mod property;
 mod round_trip;
 mod scene;
