@@ -50,6 +50,9 @@ pub(crate) struct Segment {
     pub(crate) rows: u64,
     /// Digest of the file.
     pub(crate) sha256: String,
+    /// Where its footer begins, and the checksum of that.
+    pub(crate) footer_at: u64,
+    pub(crate) footer_crc32: u32,
     /// Digest of the chain up to here; see [`link`].
     pub(crate) chain: String,
     pub(crate) first: Position,

@@ -6,7 +6,7 @@
 
 pub(crate) mod chunk;
 pub(crate) mod read;
-mod shared;
+mod sums;
 pub(crate) mod write;
 
 use std::sync::{Arc, LazyLock};

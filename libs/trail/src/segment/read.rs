@@ -1,7 +1,7 @@
 //! Changes out of a segment, in two steps: first the narrow columns tell which rows are wanted, then the wide ones are read of those
 //! rows only. The manifest, bloom filters and the page index of the keys keep even the first step from most of the file.
 
-use std::{fs::File, ops::Range, path::Path};
+use std::{fs::File, io, ops::Range, path::Path};
 
 use arrow_array::{
     Array, RecordBatch, StringArray,
@@ -24,7 +24,11 @@ use parquet::{
 };
 use types::Micros;
 
-use super::{Col, SCHEMA, shared::Shared, write::error};
+use super::{
+    Col, SCHEMA,
+    sums::{Data, Footer, SUMS},
+    write::error,
+};
 use crate::{Error, Order, manifest::Segment, record::DdlRecord, wanted::Wanted};
 
 /// Rows decoded at once.
@@ -36,7 +40,7 @@ const BLOOM_KEYS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Opened {
     path: std::path::PathBuf,
-    file: Shared,
+    data: Data,
     metadata: ArrowReaderMetadata,
 }
 
@@ -72,23 +76,32 @@ pub(crate) struct SegmentRow<'a> {
 impl Opened {
     pub(crate) fn open(dir: &Path, segment: &Segment) -> Result<Self, Error> {
         let path = dir.join(&segment.file);
-        let file = File::open(&path)
-            .and_then(Shared::new)
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => {
-                    Error::corrupt(&path, "the manifest names it, and it is not there")
-                }
-                _ => Error::io(&path, e),
-            })?;
+        let file = File::open(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::corrupt(&path, "the manifest names it, and it is not there"),
+            _ => Error::io(&path, e),
+        })?;
+        let footer = Footer::read(&file, segment.footer_at, segment.bytes, segment.footer_crc32);
+        let footer = footer.map_err(|e| error(&path, e.into()))?;
         let options = ArrowReaderOptions::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
             .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
             .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
-        let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| error(&path, e))?;
+        let metadata = ArrowReaderMetadata::load(&footer, options).map_err(|e| error(&path, e))?;
         if metadata.schema().fields() != SCHEMA.fields() {
             return Err(Error::corrupt(&path, "its columns are not those of a segment"));
         }
-        Ok(Self { path, file, metadata })
+        let entries = metadata
+            .metadata()
+            .file_metadata()
+            .key_value_metadata()
+            .into_iter()
+            .flatten();
+        let sums = entries
+            .filter(|entry| entry.key == SUMS)
+            .find_map(|entry| entry.value.as_deref());
+        let data = sums.and_then(|sums| Data::new(file, segment.footer_at, sums));
+        let data = data.ok_or_else(|| Error::corrupt(&path, "its checksums are missing"))?;
+        Ok(Self { path, data, metadata })
     }
 
     /// The changes that are wanted; at most `limit` of them.
@@ -121,12 +134,12 @@ impl Opened {
     /// All columns of all rows, batch by batch.
     pub(crate) fn all(&self) -> Result<impl Iterator<Item = Result<RecordBatch, Error>> + '_, Error> {
         let builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone());
+            ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.metadata.clone());
         let reader = builder
             .with_batch_size(BATCH_ROWS)
             .build()
             .map_err(|e| error(&self.path, e))?;
-        Ok(reader.map(|batch| batch.map_err(|e| Error::corrupt(&self.path, e.to_string()))))
+        Ok(reader.map(|batch| batch.map_err(|e| odd_batch(&self.path, e))))
     }
 
     /// The pages within `ranges` that may hold a wanted key.
@@ -179,7 +192,7 @@ impl Opened {
             .metadata()
             .row_group(group)
             .column(Col::Key as usize);
-        let filter = Sbbf::read_from_column_chunk(column, &self.file).map_err(|e| error(&self.path, e))?;
+        let filter = Sbbf::read_from_column_chunk(column, &self.data).map_err(|e| error(&self.path, e))?;
         Ok(filter.is_none_or(|filter| wanted.keys().iter().any(|key| filter.check(key.as_slice()))))
     }
 
@@ -244,7 +257,7 @@ impl Opened {
         rows: u64,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, Error>> + '_, Error> {
         let builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone());
+            ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.metadata.clone());
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
         let selection = RowSelection::from_consecutive_ranges(
             ranges.iter().cloned(),
@@ -256,12 +269,21 @@ impl Opened {
             .with_batch_size(BATCH_ROWS)
             .build();
         let reader = reader.map_err(|e| error(&self.path, e))?;
-        Ok(reader.map(|batch| batch.map_err(|e| Error::corrupt(&self.path, e.to_string()))))
+        Ok(reader.map(|batch| batch.map_err(|e| odd_batch(&self.path, e))))
     }
 
     fn odd(&self) -> Error {
         Error::corrupt(&self.path, "a column is not what it must be")
     }
+}
+
+/// What the system or a checksum said is wrapped several times on its way through Arrow.
+fn odd_batch(path: &Path, error: arrow_schema::ArrowError) -> Error {
+    let mut text = error.to_string();
+    if let Some(place) = text.find("the checksum of what begins") {
+        text.drain(..place);
+    }
+    Error::corrupt(path, text)
 }
 
 fn overlap(a: &Range<usize>, b: &Range<usize>) -> Option<Range<usize>> {

@@ -1,11 +1,6 @@
 //! A sorted chunk into a Parquet file.
 
-use std::{
-    fs::File,
-    io::{self, BufWriter, Write},
-    path::Path,
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use arrow_array::{
     ArrayRef, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -13,13 +8,13 @@ use arrow_array::{
     builder::{BinaryBuilder, StringBuilder},
 };
 use binlog::{Op, Position};
-use parquet::arrow::ArrowWriter;
-use ring::digest;
+use parquet::{arrow::ArrowWriter, file::metadata::KeyValue};
 
 use super::{
     OPS, SCHEMA,
     chunk::{Chunk, Entry, NO_QUERY},
     properties,
+    sums::{SUMS, Summed, Written},
 };
 use crate::{
     Error,
@@ -44,7 +39,7 @@ pub(crate) fn write(
     let path = dir.join(name);
     let failed = |e: parquet::errors::ParquetError| error(&path, e);
     let malformed = |Malformed| Error::corrupt(&path, "a record of the tail it is made from cannot be read");
-    let sink = Digested::new(disk::create(&path)?);
+    let sink = Summed::new(disk::create(&path)?);
     let mut writer =
         ArrowWriter::try_new(sink, SCHEMA.clone(), Some(properties(zstd_level))).map_err(failed)?;
     let words = Words::of(chunk);
@@ -55,66 +50,29 @@ pub(crate) fn write(
             .write(&batch.map_err(|e| Error::corrupt(&path, e.to_string()))?)
             .map_err(failed)?;
     }
-    let (bytes, sha256) = writer
+    // The row group that is being filled is written out, so that what follows is the footer.
+    writer.flush().map_err(failed)?;
+    writer.sync().map_err(|e| Error::io(&path, e))?;
+    let sums = writer.inner_mut().begin_footer();
+    writer.append_key_value_metadata(KeyValue::new(SUMS.to_owned(), sums));
+    let written = writer
         .into_inner()
         .map_err(failed)?
         .finish()
         .map_err(|e| Error::io(&path, e))?;
-    Ok(account.segment(name, bytes, sha256))
+    Ok(account.segment(name, written))
 }
 
 /// A Parquet error, or the system's error that is in it.
 pub(crate) fn error(path: &Path, error: parquet::errors::ParquetError) -> Error {
     match error {
         parquet::errors::ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+            Ok(e) if e.kind() == io::ErrorKind::InvalidData => Error::corrupt(path, e.to_string()),
+            Ok(e) if e.kind() == io::ErrorKind::UnexpectedEof => Error::corrupt(path, "it is cut off"),
             Ok(e) => Error::io(path, *e),
             Err(other) => Error::corrupt(path, other.to_string()),
         },
         other => Error::corrupt(path, other.to_string()),
-    }
-}
-
-/// A file that is hashed while it is written.
-struct Digested {
-    file: BufWriter<File>,
-    context: digest::Context,
-    bytes: u64,
-}
-
-impl Digested {
-    fn new(file: File) -> Self {
-        Self {
-            file: BufWriter::with_capacity(256 << 10, file),
-            context: digest::Context::new(&digest::SHA256),
-            bytes: 0,
-        }
-    }
-
-    /// Puts the file on disk; its length and digest.
-    fn finish(self) -> io::Result<(u64, String)> {
-        self.file
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?
-            .sync_all()?;
-        Ok((self.bytes, disk::hex(self.context.finish().as_ref())))
-    }
-}
-
-impl Write for Digested {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.context.update(bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }
 
@@ -334,13 +292,15 @@ impl Account {
         }
     }
 
-    fn segment(mut self, name: &str, bytes: u64, sha256: String) -> Segment {
+    fn segment(mut self, name: &str, written: Written) -> Segment {
         let statements = self.tables.remove(0);
         Segment {
             file: name.to_owned(),
-            bytes,
+            bytes: written.bytes,
             rows: self.rows,
-            sha256,
+            sha256: written.sha256,
+            footer_at: written.footer_at,
+            footer_crc32: written.footer_crc32,
             chain: String::new(),
             first: self.first,
             last: self.last,

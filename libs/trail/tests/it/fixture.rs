@@ -253,12 +253,6 @@ pub(crate) fn feed(writer: &mut Writer, txn: &TxnSpec) -> Result<(), Error> {
 fn feed_row(writer: &mut Writer, spec: &RowSpec) -> Result<(), Error> {
     let before = spec.before.as_ref().map(|values| image(values, spec.ones));
     let after = spec.after.as_ref().map(|values| image(values, spec.ones));
-    let of = |bytes: &'_ Option<Vec<u8>>| {
-        bytes
-            .as_ref()
-            .map(|bytes| Image::from_bytes(bytes, &spec.table).unwrap().is_full())
-    };
-    let _ = of(&before);
     writer.row(&RowChange {
         op: spec.op(),
         table: &spec.table,
@@ -381,12 +375,16 @@ pub(crate) fn all(dir: &std::path::Path) -> Vec<Change> {
 }
 
 pub(crate) fn found(reader: &trail::Reader, filter: &trail::Filter) -> Vec<Change> {
-    reader
-        .find(filter)
-        .unwrap()
+    unversioned(reader.find(filter).unwrap().collect::<Result<_, _>>().unwrap())
+}
+
+/// The changes with `schema_version` 0: the store gives numbers as it likes.
+pub(crate) fn unversioned(changes: Vec<Change>) -> Vec<Change> {
+    changes
+        .into_iter()
         .map(|change| Change {
             schema_version: 0,
-            ..change.unwrap()
+            ..change
         })
         .collect()
 }

@@ -3,8 +3,20 @@
 #[cfg(test)]
 mod basics;
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod child;
+#[cfg(test)]
+mod concurrency;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod property;
+#[cfg(test)]
+mod refusal;
