@@ -347,7 +347,7 @@ pub(crate) struct Undo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Report {
-    /// table for people, json for programs
+    /// table for people, json or ndjson (on one line) for programs
     #[arg(
         long,
         value_enum,

@@ -29,11 +29,13 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
         .map_err(|error| Error::from_output(&error))
 }
 
-/// Writes `value` as JSON, for people who read it and programs that parse it.
-pub(super) fn print_json(value: &impl Serialize) -> Result<(), Error> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::from_output(&error.into()))?;
-    text.push('\n');
-    print(&text)
+/// Writes `value` as JSON: laid out, or on one line.
+pub(super) fn print_json(value: &impl Serialize, format: ReportFormat) -> Result<(), Error> {
+    let text = match format {
+        ReportFormat::Ndjson => serde_json::to_string(value),
+        ReportFormat::Json | ReportFormat::Table => serde_json::to_string_pretty(value),
+    };
+    print(&(text.map_err(|error| Error::from_output(&error.into()))? + "\n"))
 }
 
 #[derive(Serialize)]
@@ -67,7 +69,8 @@ pub(super) fn tables(store: &Path, args: &Report) -> Result<Exit, Error> {
         })
         .collect();
     match args.format {
-        ReportFormat::Json => print_json(&lines)?,
+        ReportFormat::Json => print_json(&lines, args.format)?,
+        ReportFormat::Ndjson => lines.iter().try_for_each(|line| print_json(line, args.format))?,
         ReportFormat::Table => {
             let mut grid = Grid::new(&[
                 "TABLE",
@@ -178,8 +181,8 @@ pub(super) fn coverage(store: &Path, args: &Report) -> Result<Exit, Error> {
     let reader = super::open(store)?;
     let coverage = reader.coverage();
     match args.format {
-        ReportFormat::Json => print_json(&CoverageReport::from(coverage.clone()))?,
         ReportFormat::Table => print(&intervals(&coverage))?,
+        format => print_json(&CoverageReport::from(coverage.clone()), format)?,
     }
     Ok(cover::tell(&reader, &coverage))
 }
@@ -253,8 +256,8 @@ struct SourceReport {
 pub(super) fn status(store: &Path, args: &Report) -> Result<Exit, Error> {
     let reader = super::open(store)?;
     match args.format {
-        ReportFormat::Json => print_json(&status_report(store, &reader))?,
         ReportFormat::Table => print(&status_text(store, &reader))?,
+        format => print_json(&status_report(store, &reader), format)?,
     }
     Ok(Exit::Done)
 }

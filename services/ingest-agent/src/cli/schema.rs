@@ -77,16 +77,19 @@ pub(super) fn schema(store: &Path, args: &args::Schema) -> Result<Exit, Error> {
         .schema_changes(&filter)
         .map_err(|error| store_fault(&error))?;
     match args.report.format {
-        ReportFormat::Json => print_json(&Report {
-            schema: args.table.schema.clone(),
-            table: table.clone(),
-            versions: versions
-                .iter()
-                .map(|(id, version)| version_report(*id, version))
-                .collect(),
-            statements: statements.iter().map(statement_report).collect(),
-        })?,
         ReportFormat::Table => print(&describe(&versions, &statements))?,
+        format => print_json(
+            &Report {
+                schema: args.table.schema.clone(),
+                table: table.clone(),
+                versions: versions
+                    .iter()
+                    .map(|(id, version)| version_report(*id, version))
+                    .collect(),
+                statements: statements.iter().map(statement_report).collect(),
+            },
+            format,
+        )?,
     }
     Ok(cover::tell(&reader, &reader.coverage_of(&filter)))
 }

@@ -50,15 +50,16 @@ pub(super) fn verify(store: &Path, args: &args::Report) -> Result<Exit, Error> {
         Ok(found) => *found,
         Err(_) => trail::Verified::default(),
     };
-    if args.format == ReportFormat::Json {
-        print_json(&Report {
+    if args.format != ReportFormat::Table {
+        let report = Report {
             ok: result.is_ok(),
             error: result.as_ref().err().map(|error| types::chain(error)),
             segments: found.segments,
             changes: found.changes,
             bytes: found.bytes,
             torn_bytes: found.torn,
-        })?;
+        };
+        print_json(&report, args.format)?;
     }
     result.map_err(|error| store_fault(&error).hint("restore this file from a copy of the store, or read the log anew into an empty store; nothing was changed"))?;
     if args.format == ReportFormat::Table {

@@ -44,8 +44,10 @@ pub(crate) enum ReportFormat {
     /// For people.
     #[default]
     Table,
-    /// One JSON value.
+    /// One JSON value, laid out for reading.
     Json,
+    /// The same on one line, or one line per member of a list.
+    Ndjson,
 }
 
 /// Why a change could not be written.

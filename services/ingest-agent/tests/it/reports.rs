@@ -6,7 +6,7 @@ use binlog::Statement;
 use serde_json::json;
 
 use crate::{
-    run::ask,
+    run::{ask, end, on},
     shop::{Shop, accident, insert, int, table, text},
 };
 
@@ -38,6 +38,22 @@ fn tables_are_counted() {
         [&json[0]["inserts"], &json[0]["updates"], &json[0]["deletes"]],
         [3, 5, 1]
     );
+}
+
+#[test]
+fn who_sets_the_format_of_changes_for_good_still_gets_reports() {
+    let (store, _) = accident();
+    for args in [
+        &["tables"][..],
+        &["status"],
+        &["coverage"],
+        &["verify"],
+        &["schema", "shop.orders"],
+    ] {
+        let mut command = on(&store.path(), args);
+        command.env("TRAIL_FORMAT", "ndjson");
+        assert_eq!(end(command).ends_with(0).ndjson().len(), 1, "{args:?}");
+    }
 }
 
 #[test]
