@@ -210,10 +210,21 @@ fn apply(dialect: Dialect, args: &args::Undo) {
     };
     let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
     let text = match file {
-        Some(file) => format!("read it, then apply it with: {client} … < {}", file.display()),
+        Some(file) => format!("read it, then apply it with: {client} … < {}", shell_word(file)),
         None => format!("keep the script with -o FILE, read it, then apply it with: {client} … < FILE"),
     };
     note::raw(&visible(&text));
+}
+
+/// A path as a shell takes it for one word.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "_./-+:@%,=".contains(c);
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 fn count(number: u64, noun: &str) -> String {

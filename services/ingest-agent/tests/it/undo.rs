@@ -181,6 +181,20 @@ fn files_are_private_whole_and_never_overwritten_unasked() {
 }
 
 #[test]
+fn the_command_that_applies_it_can_be_pasted() {
+    let (store, _) = accident();
+    let file = store.beside().join("it's mine.sql");
+    let path = file.to_str().expect("UTF-8");
+    let run = ask(&store.path(), &["undo", "--txn", "0-1-3", "-o", path]).ends_with(0);
+    assert!(
+        run.err
+            .contains(&format!("mariadb … < '{}'", path.replace('\'', "'\\''"))),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
 fn impossible_outputs_are_refused_before_any_work() {
     let (store, _) = accident();
     let folder = store.beside().to_str().expect("UTF-8");
