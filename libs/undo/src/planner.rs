@@ -83,13 +83,14 @@ impl Planner {
         }
     }
 
-    /// Names the columns that the server sets by itself whenever a row of the table is updated (`ON UPDATE CURRENT_TIMESTAMP`); the log
-    /// does not tell. A later change of such a column alone is then no reason not to undo, and the later value stays. Give an empty
-    /// list for a table that has none. Without this, no such column is assumed to be the server's.
+    /// Names columns that the server sets by itself whenever a row of the table is updated (`ON UPDATE CURRENT_TIMESTAMP`); the log does
+    /// not tell. A later change of such a column alone is then no reason not to undo, and the later value stays.
     pub fn self_updating(&mut self, schema: &str, table: &str, columns: &[&str]) {
-        let columns = columns.iter().map(|column| (*column).to_owned()).collect();
-        self.self_updating
-            .insert((schema.to_owned(), table.to_owned()), columns);
+        let known = self
+            .self_updating
+            .entry((schema.to_owned(), table.to_owned()))
+            .or_default();
+        known.extend(columns.iter().map(|column| (*column).to_owned()));
     }
 
     /// The plan. `latest` gives the newest known definition of a table by schema and name; without one, the last definition fed counts.
@@ -118,7 +119,7 @@ impl Planner {
             return None;
         }
         let name = (history.schema.to_string(), history.name.to_string());
-        let self_updating = self.self_updating.get(&name).map(Vec::as_slice);
+        let self_updating = self.self_updating.get(&name).map_or(&[][..], Vec::as_slice);
         Some(Target::new(
             newest.unwrap_or_else(|| Arc::clone(seen)),
             self_updating,

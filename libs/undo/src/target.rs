@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use binlog::{ColumnType, Table};
+use binlog::{Column, ColumnType, Table};
 
 use crate::value;
 
@@ -12,43 +12,40 @@ pub(crate) struct Target {
     pub(crate) table: Arc<Table>,
     /// Columns of the primary key; empty if there is none.
     pub(crate) key: Vec<usize>,
-    /// Columns that the server may set by itself when a row is updated. An UPDATE that does not set them says so: `c` = `c`.
+    /// Columns that may have `ON UPDATE CURRENT_TIMESTAMP`, which the log does not tell: all that could. An UPDATE that does not set one
+    /// says so, `c` = `c`, or the server might set it to the time of the undo.
     pub(crate) stamps: Vec<usize>,
-    /// Those of them that are known to be set by the server. Without that knowledge none is, and a later change of one counts as
-    /// somebody's will.
+    /// Columns that somebody told us the server sets by itself. A later change of any other column counts as somebody's will.
     pub(crate) self_updating: Vec<usize>,
 }
 
 impl Target {
-    /// `self_updating` names the columns with `ON UPDATE CURRENT_TIMESTAMP`, if anybody looked; otherwise every column that could have
-    /// that clause may have it.
-    pub(crate) fn new(table: Arc<Table>, self_updating: Option<&[String]>) -> Self {
-        let key = table.key.iter().map(|part| part.column as usize).collect();
-        let named: Option<Vec<usize>> =
-            self_updating.map(|names| names.iter().filter_map(|name| table.column(name)).collect());
-        let possible = || {
-            let columns = table.columns.iter().enumerate();
-            columns
-                .filter(|(_, column)| {
-                    let timed = matches!(
-                        column.ty,
-                        ColumnType::Timestamp { .. }
-                            | ColumnType::DateTime { .. }
-                            | ColumnType::OldTimestamp
-                            | ColumnType::OldDateTime
-                    );
-                    timed && column.generated != Some(true)
-                })
-                .map(|(at, _)| at)
-                .collect()
-        };
+    pub(crate) fn new(table: Arc<Table>, self_updating: &[String]) -> Self {
+        let mut self_updating: Vec<usize> = self_updating
+            .iter()
+            .filter_map(|name| table.column(name))
+            .collect();
+        self_updating.sort_unstable();
+        let stamps = (0..table.columns.len())
+            .filter(|at| is_stamp(&table.columns[*at]))
+            .collect();
         Self {
-            key,
-            stamps: named.clone().unwrap_or_else(possible),
-            self_updating: named.unwrap_or_default(),
+            key: table.key.iter().map(|part| part.column as usize).collect(),
+            stamps,
+            self_updating,
             table,
         }
     }
+}
+
+/// Only these types may have `ON UPDATE CURRENT_TIMESTAMP`.
+fn is_stamp(column: &Column) -> bool {
+    use ColumnType as T;
+    let timed = matches!(
+        column.ty,
+        T::Timestamp { .. } | T::DateTime { .. } | T::OldTimestamp | T::OldDateTime
+    );
+    timed && column.generated != Some(true)
 }
 
 /// Where a column of an old definition is now.

@@ -33,6 +33,8 @@ fn quote(name: &str) -> Result<String, Error> {
         Some("it is empty")
     } else if name.contains('\0') {
         Some("it contains a NUL character")
+    } else if name.contains("\r\n") {
+        Some("it contains a carriage return and line feed, which the clients turn into a line feed")
     } else if name.contains('\u{FFFD}') {
         Some("it is not valid text in the log")
     } else {
@@ -60,7 +62,7 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_written_are_refused() {
-        for name in ["", "a\0b", "a\u{FFFD}"] {
+        for name in ["", "a\0b", "a\r\nb", "a\u{FFFD}"] {
             assert!(quote(name).is_err(), "{name:?}");
         }
     }

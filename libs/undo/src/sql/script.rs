@@ -174,16 +174,20 @@ fn about(header: &Header<'_>, lines: &mut Vec<String>) {
         ),
     });
     let left = summary.changes - summary.included;
+    let (done, rest) = match script {
+        Script::Undo => (
+            "Undone here",
+            if left > 0 {
+                ", listed in the plan with the reason."
+            } else {
+                "."
+            },
+        ),
+        Script::Redo => ("Undone by the undo script, and taken back here", "."),
+    };
     lines.push(format!(
-        "Selected changes: {}. Undone: {}, in {} statements. Left as they are: {left}{}",
-        summary.changes,
-        summary.included,
-        facts.statements,
-        if left > 0 {
-            ", listed in the plan with the reason."
-        } else {
-            "."
-        }
+        "Selected changes: {}. {done}: {}, in {} statements. Left as they are: {left}{rest}",
+        summary.changes, summary.included, facts.statements
     ));
     let classes: Vec<String> = Class::ALL
         .iter()

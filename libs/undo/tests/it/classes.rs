@@ -1,10 +1,11 @@
 //! What later changes make of a selected one.
 
-use binlog::Statement;
-use undo::{Class, Gap};
+use binlog::{ColumnType, Statement};
+use undo::{Class, Error, Gap};
 
 use crate::fixture::{
-    Log, V, body, column, int, int_type, order, orders, redo_body, rows, statements, table, text, text_type,
+    Log, V, body, change, column, int, int_type, order, orders, redo_body, rows, statements, table, text,
+    text_type,
 };
 
 #[test]
@@ -377,4 +378,95 @@ fn equal_rows_without_a_key_come_back_as_often_as_they_went() {
     }
     let plan = log.plan();
     assert_eq!(plan.summary().statements, 3);
+}
+
+#[test]
+fn a_key_of_several_columns_is_one_value() {
+    let columns = vec![
+        column("a", int_type()),
+        column("b", int_type()),
+        column("n", int_type()),
+    ];
+    for mut log in [Log::new, Log::forced].map(|log| log(&table("pairs", 2, columns.clone()))) {
+        log.bad(Some(&[int(1), int(1), int(5)]), Some(&[int(2), int(1), int(5)]));
+        log.good(Some(&[int(2), int(1), int(5)]), Some(&[int(2), int(7), int(5)]));
+        let plan = log.plan();
+        // Restoring `a` alone would make the key (1, 7), which nobody ever gave a row.
+        let row = &rows(&plan)[0];
+        assert_eq!((row.class, row.included), (Class::Overlap, false));
+    }
+}
+
+#[test]
+fn a_column_that_the_server_sets_is_no_reason_to_leave_a_change() {
+    let columns = || {
+        let stamp = ColumnType::DateTime { fsp: 0 };
+        vec![
+            column("id", int_type()),
+            column("n", int_type()),
+            column("m", int_type()),
+            column("changed", stamp),
+        ]
+    };
+    let stamp = |second: u8| V::Text(vec![0x99, 0xB2, 0xEA, 0xA0, second]);
+    let row = |n, m, second| vec![int(1), int(n), int(m), stamp(second)];
+    let history = |told: bool| {
+        let mut log = Log::new(&table("t", 1, columns()));
+        if told {
+            log.planner().self_updating("shop", "t", &["changed"]);
+        }
+        log.bad(Some(&row(1, 1, 1)), Some(&row(2, 1, 2)));
+        log.good(Some(&row(2, 1, 2)), Some(&row(2, 9, 3)));
+        log.plan()
+    };
+    assert_eq!(rows(&history(false))[0].class, Class::Overlap);
+    let plan = history(true);
+    assert_eq!(rows(&plan)[0].class, Class::Disjoint);
+    assert_eq!(
+        statements(&body(&plan)),
+        [
+            "UPDATE `shop`.`t` SET `n` = 1, `changed` = `changed` WHERE `id` = 1 AND `n` <=> 2 AND @trail_done = 0;"
+        ]
+    );
+}
+
+#[test]
+fn generated_columns_are_never_written() {
+    let mut twice = column("twice", int_type());
+    twice.generated = Some(true);
+    let columns = vec![column("id", int_type()), column("n", int_type()), twice];
+    let mut log = Log::new(&table("t", 1, columns));
+    log.bad(Some(&[int(1), int(1), int(2)]), Some(&[int(1), int(2), int(4)]));
+    log.bad(Some(&[int(1), int(2), int(4)]), None);
+    log.bad(None, Some(&[int(5), int(5), int(10)]));
+    let plan = log.plan();
+    for script in [body(&plan), redo_body(&plan)] {
+        assert!(!script.contains("twice"), "{script}");
+    }
+    assert!(plan.notes().is_empty());
+}
+
+#[test]
+fn a_table_whose_generated_columns_nobody_looked_up_is_noted() {
+    let mut unknown = column("n", int_type());
+    unknown.generated = None;
+    let mut log = Log::new(&table("t", 1, vec![column("id", int_type()), unknown]));
+    log.bad(Some(&[int(1), int(1)]), Some(&[int(1), int(2)]));
+    assert!(log.plan().notes()[0].contains("shop.t"));
+}
+
+#[test]
+fn the_feed_must_be_in_order() {
+    let mut log = Log::new(&orders());
+    let (first, second) = (log.position(), log.position());
+    let row = order(1, "a", "x", 5);
+    let table = orders();
+    let planner = log.planner();
+    planner
+        .change(&change(&table, second, None, Some(&row)), true)
+        .expect("the first");
+    assert!(matches!(
+        planner.change(&change(&table, first, Some(&row), None), true),
+        Err(Error::Order { .. })
+    ));
 }

@@ -1,8 +1,10 @@
 //! Plans and scripts by the public interface alone: from hand-made histories, and from the logs of real servers.
 
 mod apply;
+mod chaos;
 mod classes;
 mod fixture;
+mod golden;
 mod model;
 mod property;
 mod round_trip;

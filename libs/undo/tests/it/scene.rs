@@ -48,10 +48,15 @@ impl Scene {
 
     /// Runs `sql` and takes what the log says about it.
     pub(crate) fn record(&mut self, sql: &str, selected: bool) {
+        self.record_chosen(sql, &mut |_| selected);
+    }
+
+    /// Runs `sql` and takes what the log says about it; `choose` tells which changes are to be undone.
+    pub(crate) fn record_chosen(&mut self, sql: &str, choose: &mut dyn FnMut(&Table) -> bool) {
         let (path, _) = self.server.record(&self.in_schema(sql));
         let mut recorder = Recorder {
             schema: &self.schema.name,
-            selected,
+            choose,
             transaction: None,
             ordinal: 0,
             pending: Vec::new(),
@@ -122,7 +127,6 @@ impl Scene {
 
     /// Every value of every row of every table, exactly.
     pub(crate) fn dump(&self) -> String {
-        let mut dump = String::new();
         let columns = self.server.sql(&format!(
             "SELECT HEX(TABLE_NAME), HEX(COLUMN_NAME), DATA_TYPE FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = '{}' \
              ORDER BY TABLE_NAME, ORDINAL_POSITION",
@@ -146,18 +150,19 @@ impl Scene {
                 _ => format!("HEX(CAST({name} AS BINARY))"),
             });
         }
-        for (table, columns) in tables {
-            let select = format!(
-                "SELECT {} FROM `{}`",
-                columns.join(", "),
-                table.replace('`', "``")
-            );
-            let rows = self.server.sql(&self.in_schema(&select));
-            let mut rows: Vec<&str> = rows.lines().collect();
-            rows.sort_unstable();
-            dump.push_str(&format!("{table}\n{}\n", rows.join("\n")));
-        }
-        dump
+        let select = |(table, columns): (String, Vec<String>)| {
+            let name = table.replace('`', "``");
+            format!(
+                "SELECT HEX('{}'), {} FROM `{name}`;",
+                table.replace('\\', "\\\\").replace('\'', "''"),
+                columns.join(", ")
+            )
+        };
+        let selects: String = tables.into_iter().map(select).collect();
+        let printed = self.server.sql(&self.in_schema(&selects));
+        let mut rows: Vec<&str> = printed.lines().collect();
+        rows.sort_unstable();
+        rows.join("\n")
     }
 }
 
@@ -171,8 +176,16 @@ fn unhex(hex: &str) -> String {
 
 /// Two dumps are the same; else the lines that differ are told.
 pub(crate) fn same(wanted: &str, found: &str, when: &str) {
-    let missing: Vec<&str> = wanted.lines().filter(|line| !found.contains(line)).collect();
-    let surplus: Vec<&str> = found.lines().filter(|line| !wanted.contains(line)).collect();
+    let (wanted_lines, found_lines): (Vec<&str>, Vec<&str>) =
+        (wanted.lines().collect(), found.lines().collect());
+    let missing: Vec<&&str> = wanted_lines
+        .iter()
+        .filter(|line| !found_lines.contains(line))
+        .collect();
+    let surplus: Vec<&&str> = found_lines
+        .iter()
+        .filter(|line| !wanted_lines.contains(line))
+        .collect();
     assert!(
         wanted == found,
         "{when}:\nmissing {missing:#?}\nsurplus {surplus:#?}"
@@ -194,7 +207,7 @@ pub(crate) fn redo_script(plan: &Plan) -> String {
 
 struct Recorder<'r> {
     schema: &'r str,
-    selected: bool,
+    choose: &'r mut dyn FnMut(&Table) -> bool,
     transaction: Option<Begin>,
     ordinal: u64,
     pending: Vec<Event>,
@@ -256,7 +269,8 @@ impl Sink for Recorder<'_> {
             after: stored(row.after),
             query: None,
         };
-        self.pending.push(Event::Change(Box::new(change), self.selected));
+        let selected = (self.choose)(row.table);
+        self.pending.push(Event::Change(Box::new(change), selected));
         Ok(())
     }
 
