@@ -96,7 +96,7 @@ install_packages() {
 cargo_tool() {
   local root=$cache/tools/$1-$2
   mkdir -p "$cache/tools"
-  with_lock "$cache/tools/$1.lock" build_cargo_tool "$1" "$2" "$root"
+  with_lock "$cache/tools/$1.lock" build_cargo_tool "$1" "$2" "$root" || return
   printf '%s\n' "$root/bin/$1"
 }
 
