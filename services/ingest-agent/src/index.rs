@@ -225,10 +225,19 @@ impl Run<'_> {
         let mut decoder = Decoder::new(name.as_str());
         let mut reported = 0;
         while let Some((at, event)) = reader.next_event().map_err(|error| read_error(path, error))? {
-            decoder.feed(at, &event, &mut Counting { writer: &mut *writer, done: &mut self.done }).map_err(|error| match error {
-                FeedError::Log(error) => log_error(path, &error),
-                FeedError::Sink(error) => store(&error),
-            })?;
+            decoder
+                .feed(
+                    at,
+                    &event,
+                    &mut Counting {
+                        writer: &mut *writer,
+                        done: &mut self.done,
+                    },
+                )
+                .map_err(|error| match error {
+                    FeedError::Log(error) => log_error(path, &error),
+                    FeedError::Sink(error) => store(&error),
+                })?;
             if at - reported >= REPORT_BYTES {
                 reported = at;
                 (self.report)(Progress {

@@ -1,6 +1,6 @@
 //! What happens to a watch when the server, the log or the watch itself breaks.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use testkit::{Engine, Server, eventually};
 
@@ -8,6 +8,20 @@ use crate::{
     run::{ask, end, on},
     source::{Watching, catch_up, changes_of, here, watch},
 };
+
+/// The start must be told again as long as every kill came before it was stored.
+fn start_unless_stored<'a>(store: &Path, start: &'a str) -> Vec<&'a str> {
+    let coverage = ask(store, &["coverage", "--format", "json"]);
+    let stored = coverage.status == 0
+        && coverage.json()["intervals"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty());
+    if stored {
+        Vec::new()
+    } else {
+        vec!["--start", start]
+    }
+}
 
 #[test]
 fn no_change_is_lost_or_doubled_by_kill_9() {
@@ -31,22 +45,13 @@ fn no_change_is_lost_or_doubled_by_kill_9() {
             while !writer.is_finished() {
                 std::thread::sleep(std::time::Duration::from_millis(30));
                 watching.kill();
-                let args: &[&str] =
-                    if killed.join("manifest.json").exists() && ask(&killed, &["coverage"]).status == 0 {
-                        &[]
-                    } else {
-                        &["--start", &start]
-                    };
-                watching = Watching::start(watch(server, &killed, args));
+                let args = start_unless_stored(&killed, &start);
+                watching = Watching::start(watch(server, &killed, &args));
             }
             watching.kill();
             writer.join().expect("the workload runs")
         });
-        let resumed = catch_up(server, &killed, &[]);
-        if resumed.status != 0 {
-            // Killed before it had stored where to begin.
-            catch_up(server, &killed, &["--start", &start]).ends_with(0);
-        }
+        catch_up(server, &killed, &start_unless_stored(&killed, &start)).ends_with(0);
         ask(&killed, &["verify"]).ends_with(0);
         end(on(&whole, &["index", path.to_str().expect("a path")])).ends_with(0);
         let position = |line: &String| line.split("\"gtid\"").next().unwrap_or_default().to_owned();
