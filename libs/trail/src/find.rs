@@ -8,10 +8,7 @@ use crate::{
     Error, Filter, Order,
     delta::{new_key, restore},
     record::DdlRecord,
-    segment::{
-        Col,
-        read::{Hits, SegmentRow},
-    },
+    segment::{batch::SegmentRow, hits::Hits},
     snapshot::{Part, Snapshot},
     tail_find::{Found, TailHits},
     wanted::Wanted,
@@ -199,16 +196,16 @@ impl Known {
         position: Position,
     ) -> Result<Change, String> {
         let odd = || "a row lacks what it must have".to_owned();
-        let version = row.u32(Col::SchemaVersion).ok_or_else(odd)?;
+        let version = row.version().ok_or_else(odd)?;
         let parts = Parts {
             op: row.op().ok_or_else(odd)?,
-            key: row.bytes(Col::Key).ok_or_else(odd)?,
+            key: row.key().ok_or_else(odd)?,
             arrival: row.arrival().ok_or_else(odd)?,
-            changed: row.bytes(Col::Changed),
-            before: row.bytes(Col::Before),
-            after: row.bytes(Col::After),
+            changed: row.changed(),
+            before: row.before(),
+            after: row.after(),
         };
-        let gtid = match (row.word(Col::GtidSource), row.u64(Col::GtidNumber)) {
+        let gtid = match (row.gtid_source(), row.gtid_number()) {
             (Some(source), Some(number)) => Some(
                 self.gtid(source, number)
                     .ok_or_else(|| "a GTID cannot be read".to_owned())?,
@@ -219,8 +216,8 @@ impl Known {
             position,
             gtid,
             commit_time: row.time().ok_or_else(odd)?,
-            thread_id: row.u32(Col::ThreadId),
-            query: row.word(Col::Query).map(|text| self.query(text)),
+            thread_id: row.thread_id(),
+            query: row.query().map(|text| self.query(text)),
         };
         head.with(snapshot, version, &parts)
     }
@@ -381,11 +378,11 @@ impl Known {
             default_schema,
             targets,
         } = row.statement()?;
-        let gtid = match (row.word(Col::GtidSource), row.u64(Col::GtidNumber)) {
+        let gtid = match (row.gtid_source(), row.gtid_number()) {
             (Some(source), Some(number)) => Some(self.gtid(source, number)?),
             _ => None,
         };
-        let (commit_time, thread_id) = (row.time()?, row.u32(Col::ThreadId));
+        let (commit_time, thread_id) = (row.time()?, row.thread_id());
         Some(SchemaChange {
             position,
             gtid,

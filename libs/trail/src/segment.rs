@@ -4,7 +4,10 @@
 //! history of a row is one place in it. A change that moves a row to another key stands twice: under the old key, and, marked
 //! `arrival`, under the new one. Statements that changed definitions stand first, without schema, table and key.
 
+pub(crate) mod batch;
+pub(crate) mod bloom;
 pub(crate) mod chunk;
+pub(crate) mod hits;
 pub(crate) mod read;
 mod sums;
 pub(crate) mod write;
@@ -51,8 +54,8 @@ pub(crate) enum Col {
 const GROUP_ROWS: usize = 65_536;
 /// Rows per page. A look-up decodes a page of each column, so pages are small; at 1,024 the page index outgrows what it saves.
 const PAGE_ROWS: usize = 2_048;
-/// One false positive in a hundred costs a hundredth of a page read and saves a fifth of the filter against one in a thousand.
-const BLOOM_FALSE_POSITIVES: f64 = 0.01;
+/// One row group in thirty is looked into for nothing; the filter takes a byte per key. (At 1 in 100 its size doubles.)
+const BLOOM_FALSE_POSITIVES: f64 = 0.03;
 
 /// The Arrow form of the columns. The order is that of [`Col`].
 pub(crate) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -118,7 +121,15 @@ fn properties(zstd_level: i32) -> WriterProperties {
         builder = builder.set_column_statistics_enabled(path(col), EnabledStatistics::None);
     }
     // Rows of one transaction share these, and rows that were made one after the other have neighbouring ones.
-    for col in [Col::Offset, Col::Ordinal, Col::CommitTime, Col::GtidNumber] {
+    for col in [
+        Col::Epoch,
+        Col::Offset,
+        Col::Ordinal,
+        Col::CommitTime,
+        Col::GtidNumber,
+        Col::SchemaVersion,
+        Col::Flags,
+    ] {
         builder = builder
             .set_column_dictionary_enabled(path(col), false)
             .set_column_encoding(path(col), Encoding::DELTA_BINARY_PACKED);

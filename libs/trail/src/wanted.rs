@@ -8,7 +8,11 @@ use crate::{
     Filter,
     catalogue::Catalogue,
     manifest::{Segment, SegmentTable},
+    segment::bloom::Probe,
 };
+
+/// With more keys than this, hardly a row group has none of them.
+const PROBES_MAX: usize = 64;
 
 /// See the module's description.
 #[derive(Clone, Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct Wanted {
     pub(crate) filter: Filter,
     /// Sorted, each once.
     keys: Vec<Vec<u8>>,
+    /// Of the keys, if they are few.
+    probes: Option<Vec<Probe>>,
     /// By definition: whether its table is wanted, and which bit of `changed` must be set.
     versions: HashMap<u32, Version>,
 }
@@ -42,7 +48,10 @@ impl Wanted {
                 },
             )
         });
+        let few = keys.len() <= PROBES_MAX;
+        let probes = few.then(|| keys.iter().map(|key| Probe::of(key)).collect());
         Self {
+            probes: probes.flatten(),
             keys,
             versions: versions.collect(),
             filter: filter.clone(),
@@ -51,6 +60,11 @@ impl Wanted {
 
     pub(crate) fn keys(&self) -> &[Vec<u8>] {
         &self.keys
+    }
+
+    /// What to ask bloom filters; none if that is more work than it saves.
+    pub(crate) fn probes(&self) -> Option<&[Probe]> {
+        self.probes.as_deref()
     }
 
     pub(crate) fn table(&self, version: u32) -> bool {

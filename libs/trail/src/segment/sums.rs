@@ -21,8 +21,9 @@ use ring::digest;
 
 use crate::disk::hex;
 
-/// Bytes of a block. A page is read with the blocks it lies in, so they are smaller than most pages are.
-const BLOCK: u64 = 16 << 10;
+/// Bytes of a block. What is read is read with the blocks it lies in, and a question to a bloom filter is 32 bytes; the sums take a
+/// thousandth of the file.
+const BLOCK: u64 = 8 << 10;
 /// Name of the footer's entry that holds the blocks' sums, eight hexadecimal digits each.
 pub(crate) const SUMS: &str = "trailmesh.crc32";
 

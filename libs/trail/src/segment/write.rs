@@ -27,6 +27,8 @@ use crate::{
 
 /// Rows turned into columns at once.
 const BATCH_ROWS: usize = 4_096;
+/// Rows whose bytes are fetched together.
+const WARM_ROWS: usize = 128;
 
 /// Writes the sorted `chunk` of timeline `epoch` to `dir`/`name`. The segment's place in the chain is not known yet.
 pub(crate) fn write(
@@ -137,7 +139,10 @@ fn batch(
     account: &mut Account,
 ) -> Result<Result<RecordBatch, arrow_schema::ArrowError>, Malformed> {
     let mut columns = Columns::default();
-    for entry in entries {
+    for (nth, entry) in entries.iter().enumerate() {
+        if nth % WARM_ROWS == 0 {
+            chunk.warm(&entries[nth..entries.len().min(nth + WARM_ROWS)]);
+        }
         let record = chunk.record(entry)?;
         columns.transaction(chunk, entry);
         match &record {

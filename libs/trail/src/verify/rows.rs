@@ -12,7 +12,7 @@ use crate::{
     manifest::{Segment, SegmentTable},
     record::{DdlRecord, Record},
     run::Counts,
-    segment::{Col, read::SegmentRow},
+    segment::batch::SegmentRow,
     snapshot::Snapshot,
     tail::{Frame, Tail},
 };
@@ -65,8 +65,8 @@ impl<'a> Rows<'a> {
         let opened = self.snapshot.open(segment)?;
         for batch in opened.all()? {
             let batch = batch?;
-            for row in 0..batch.num_rows() {
-                self.segment_row(segment, SegmentRow::new(&batch, row), &mut tally)
+            for row in 0..batch.rows() {
+                self.segment_row(segment, batch.row(row), &mut tally)
                     .map_err(|what| wrong(format!("row {}: {what}", tally.rows)))?;
                 tally.rows += 1;
             }
@@ -101,7 +101,7 @@ impl<'a> Rows<'a> {
         {
             return Err(format!("a second change at {}", position.at));
         }
-        let Some(version) = row.u32(Col::SchemaVersion) else {
+        let Some(version) = row.version() else {
             let _: DdlRecord = row.statement().ok_or_else(odd)?;
             tally.statements += 1;
             return if tally.tables.is_empty() {
@@ -111,18 +111,17 @@ impl<'a> Rows<'a> {
             };
         };
         let table = self.snapshot.catalogue.get(version).ok_or_else(odd)?;
-        if (row.word(Col::Schema), row.word(Col::Table)) != (Some(&*table.schema), Some(&*table.name))
-            || row.flags().is_none()
+        if (row.schema(), row.table()) != (Some(&*table.schema), Some(&*table.name)) || row.flags().is_none()
         {
             return Err(odd());
         }
         let kept = Kept {
             op: row.op().ok_or_else(odd)?,
-            key: row.bytes(Col::Key).ok_or_else(odd)?,
+            key: row.key().ok_or_else(odd)?,
             arrival,
-            changed: row.bytes(Col::Changed),
-            before: row.bytes(Col::Before),
-            after: row.bytes(Col::After),
+            changed: row.changed(),
+            before: row.before(),
+            after: row.after(),
         };
         let moved = kept.check(table, &mut self.delta)?;
         tally.take(table, &kept, moved.is_some(), position, time)

@@ -264,86 +264,76 @@ fn stretch(logs: &[Vec<Item>]) -> impl Strategy<Value = Stretch> + use<> {
         })
 }
 
-/// Filters out of what the log holds, so that they find something now and then.
-fn filter(logs: &[Vec<Item>]) -> impl Strategy<Value = Filter> + use<> {
-    let flat = |(epoch, log): (usize, &Vec<Item>)| {
-        log.iter()
-            .map(|item| (epoch as u32, item.clone()))
-            .collect::<Vec<_>>()
+/// Which rows: tables, keys, operations, column. Out of what the log holds, so that something is found now and then.
+fn rows_wanted(items: &[(u32, Item)]) -> impl Strategy<Value = Filter> + use<> {
+    let changes = |(epoch, item): &(u32, Item)| match item {
+        Item::Txn(txn) => changes_of(*epoch, txn),
+        Item::Event { .. } => Vec::new(),
     };
-    let items: Vec<(u32, Item)> = logs.iter().enumerate().flat_map(flat).collect();
-    let changes = |(epoch, item): &(u32, Item)| {
-        if let Item::Txn(txn) = item {
-            changes_of(*epoch, txn)
-        } else {
-            Vec::new()
-        }
-    };
-    let mut keys: Vec<_> = items
-        .iter()
-        .flat_map(changes)
-        .flat_map(|change| [Some(change.key), change.new_key])
-        .flatten()
-        .collect();
+    let both = |change: Change| [Some(change.key), change.new_key].into_iter().flatten();
+    let mut keys: Vec<_> = items.iter().flat_map(changes).flat_map(both).collect();
     keys.push(key(&orders(), &[Int(77), Null, Null]));
-    let item = move || prop::sample::select(items.clone());
-    let time = |(_, item): (u32, Item)| {
-        if let Item::Txn(txn) = item {
-            txn.time
-        } else {
-            Micros(1_000_050)
-        }
+    let schemas = prop::sample::select(vec!["shop", "logs"]);
+    let names = prop::sample::select(vec!["orders", "items", "lines", "nothing"]);
+    let table = |(schema, table): (&str, Option<&str>)| TableFilter {
+        schema: schema.to_owned(),
+        table: table.map(str::to_owned),
     };
-    let names = ["orders", "items", "lines", "nothing"];
-    let tables = (
-        prop::sample::select(vec!["shop", "logs"]),
-        option::weighted(0.8, prop::sample::select(names.to_vec())),
-    )
-        .prop_map(|(schema, table)| TableFilter {
-            schema: schema.to_owned(),
-            table: table.map(str::to_owned),
-        });
-    let what = (
+    let tables = (schemas, option::weighted(0.8, names)).prop_map(table);
+    let ops = prop::sample::select(vec![Op::Insert, Op::Update, Op::Delete]);
+    let columns = prop::sample::select(vec!["STATUS", "qty", "c3", "none"]);
+    (
         prop_oneof![2 => Just(vec![]), 2 => vec(tables, 1..3)],
         prop_oneof![2 => Just(vec![]), 2 => vec(prop::sample::select(keys), 1..4)],
-        prop_oneof![2 => Just(vec![]), 1 => vec(prop::sample::select(vec![Op::Insert, Op::Update, Op::Delete]), 1..3)],
-        option::weighted(
-            0.2,
-            prop::sample::select(vec!["STATUS", "qty", "c3", "none"]).prop_map(str::to_owned),
-        ),
-    );
+        prop_oneof![2 => Just(vec![]), 1 => vec(ops, 1..3)],
+        option::weighted(0.2, columns.prop_map(str::to_owned)),
+    )
+        .prop_map(|(tables, keys, ops, column)| Filter {
+            tables,
+            keys,
+            ops,
+            column,
+            ..Filter::default()
+        })
+}
+
+/// Which of them, and how; times and places out of what the log holds.
+fn filter(logs: &[Vec<Item>]) -> impl Strategy<Value = Filter> + use<> {
+    let of_epoch =
+        |(epoch, log): (u32, &Vec<Item>)| log.iter().map(|item| (epoch, item.clone())).collect::<Vec<_>>();
+    let items: Vec<(u32, Item)> = (0..).zip(logs).flat_map(of_epoch).collect();
+    let rows = rows_wanted(&items);
+    let item = move || prop::sample::select(items.clone());
+    let time = |(_, item): (u32, Item)| match item {
+        Item::Txn(txn) => txn.time,
+        Item::Event { .. } => Micros(1_000_050),
+    };
+    let position = |((epoch, item), ordinal): ((u32, Item), u64)| Position {
+        epoch,
+        at: item.at().clone(),
+        ordinal,
+    };
     let when = (
         option::weighted(0.2, item().prop_map(time)),
         option::weighted(0.2, item().prop_map(time)),
         option::weighted(0.1, (1..30_u64).prop_map(gtid)),
         option::weighted(0.1, item().prop_map(|(_, item)| item.at().clone())),
         option::weighted(0.2, 0..2_u32),
-        option::weighted(
-            0.2,
-            (item(), 0..4_u64).prop_map(|((epoch, item), ordinal)| Position {
-                epoch,
-                at: item.at().clone(),
-                ordinal,
-            }),
-        ),
+        option::weighted(0.2, (item(), 0..4_u64).prop_map(position)),
     );
     let order = prop_oneof![Just(Order::Oldest), Just(Order::Newest)];
-    (what, when, order, option::weighted(0.3, 0..9_usize)).prop_map(|(what, when, order, limit)| {
-        let (tables, keys, ops, column) = what;
+    (rows, when, order, option::weighted(0.3, 0..9_usize)).prop_map(|(rows, when, order, limit)| {
         let (since, until, gtid, transaction, epoch, after) = when;
         Filter {
-            tables,
-            keys,
-            ops,
             since,
             until,
             gtid,
             transaction,
             epoch,
-            column,
             after,
             order,
             limit,
+            ..rows
         }
     })
 }
