@@ -4,7 +4,7 @@
 //! simple invariant: a column that no kept step (an unselected one, or a selected one that is not undone) has written since holds, at
 //! this place of the walk, exactly what the step at hand left in it. All others are *held*, and the hold says by whom.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use binlog::Op;
 
@@ -18,7 +18,8 @@ use crate::{
 /// Decides about every selected step, the latest first.
 pub(crate) fn judge(view: &View, mode: Mode) -> Vec<Verdict> {
     let mut walk = Walk::new(view, mode);
-    let mut verdicts = Vec::new();
+    let selected = view.history.steps.iter().filter(|step| step.selected).count();
+    let mut verdicts = Vec::with_capacity(selected);
     for step in (0..view.history.steps.len()).rev() {
         // Steps are counted in 32 bits.
         let Ok(step) = u32::try_from(step) else { continue };
@@ -37,15 +38,15 @@ struct Walk<'p> {
     mode: Mode,
     /// Per slot of a table with a key, the row the script finds in it.
     occupant: Vec<u32>,
-    /// Per slot, the latest kept step that put a row there or took one away.
-    used: Vec<u32>,
     /// Per row, the slot the script finds it in.
     slot: Vec<u32>,
-    /// Per row, the kept step that deleted it.
-    deleted: Vec<u32>,
-    /// Per row, whether it changed unseen at a later place.
-    torn: Vec<bool>,
-    /// Columns of rows that kept steps have written.
+    /// Slots with the latest kept step that put a row there or took one away.
+    used: HashMap<u32, u32>,
+    /// Rows with the kept step that deleted them.
+    deleted: HashMap<u32, u32>,
+    /// Rows that changed unseen at a later place.
+    torn: HashSet<u32>,
+    /// Rows with the columns that kept steps have written.
     holds: HashMap<u32, Vec<Hold>>,
 }
 
@@ -59,10 +60,10 @@ impl<'p> Walk<'p> {
             view,
             mode,
             occupant: history.occupants().collect(),
-            used: vec![NONE; history.slots()],
             slot: history.rows.iter().map(|row| row.slot).collect(),
-            deleted: vec![NONE; history.rows.len()],
-            torn: vec![false; history.rows.len()],
+            used: HashMap::new(),
+            deleted: HashMap::new(),
+            torn: HashSet::new(),
             holds: HashMap::new(),
         }
     }
@@ -108,11 +109,10 @@ impl<'p> Walk<'p> {
         if row.lost {
             return Finding(Class::Unknown, Why::Lost, NONE);
         }
-        if self.torn[step.row as usize] {
+        if self.torn.contains(&step.row) {
             return Finding(Class::Unknown, Why::Torn, NONE);
         }
-        let deleted = self.deleted[step.row as usize];
-        if deleted != NONE {
+        if let Some(deleted) = self.deleted.get(&step.row).copied() {
             let slot = self.view.history.step(deleted).slot;
             return match self.taken(slot, step.row) {
                 Some(Finding(Class::Reborn, why, by)) => Finding(Class::Reborn, why, by),
@@ -134,6 +134,9 @@ impl<'p> Walk<'p> {
 
     /// Whether what is held is among what is to be restored.
     fn overlap(&self, step: &Step, holds: &[Hold]) -> Finding {
+        if holds.is_empty() {
+            return Finding(Class::Clean, Why::Untouched, NONE);
+        }
         let Some((target, lens)) = self.view.sight(step) else {
             return Finding(Class::Unknown, Why::NoDefinition, NONE);
         };
@@ -159,10 +162,8 @@ impl<'p> Walk<'p> {
         if let Some(hold) = somebodys.filter(collides).max_by_key(|hold| hold.by) {
             return Finding(Class::Overlap, why, hold.by);
         }
-        match holds.iter().map(|hold| hold.by).max() {
-            Some(by) => Finding(Class::Disjoint, Why::OtherColumns, by),
-            None => Finding(Class::Clean, Why::Untouched, NONE),
-        }
+        let by = holds.iter().map(|hold| hold.by).max().unwrap_or(NONE);
+        Finding(Class::Disjoint, Why::OtherColumns, by)
     }
 
     /// Whether an overlapping step can be undone by force: not if that would give the row a key it never had, made of parts.
@@ -178,8 +179,9 @@ impl<'p> Walk<'p> {
 
     /// A break after the row's generation: the first one that emptied the table, else the first one.
     fn broken(&self, row: &Row) -> Option<Finding> {
-        let breaks = &self.view.history.tables[row.table as usize].breaks;
-        let mut later = breaks.iter().enumerate().skip(row.generation as usize);
+        let history = &self.view.history;
+        let breaks = &history.tables[history.def_of(history.step(row.last)).of as usize].breaks;
+        let mut later = (0_u32..).zip(breaks).skip(row.generation as usize);
         let first = later.clone().next()?.0;
         match later.find(|(_, b)| matches!(b.kind, BreakKind::Emptied(_))) {
             Some((nth, _)) => Some(Finding(Class::Vanished, Why::Broken(nth), NONE)),
@@ -200,7 +202,7 @@ impl<'p> Walk<'p> {
     fn taken(&self, slot: u32, row: u32) -> Option<Finding> {
         let history = &self.view.history;
         let keyed = self.has_key(history.step(history.rows[row as usize].last));
-        let by = self.used[slot as usize];
+        let by = self.used.get(&slot).copied().unwrap_or(NONE);
         let occupant = self.occupant[slot as usize];
         let user = (by != NONE).then(|| self.view.history.step(by));
         let held = keyed && occupant != NONE && occupant != row;
@@ -249,17 +251,14 @@ impl<'p> Walk<'p> {
     fn keep(&mut self, id: u32) {
         let step = self.view.history.step(id);
         for slot in [step.new_slot, step.slot] {
-            if (step.op != Op::Update || step.slot != step.new_slot) && self.used[slot as usize] == NONE {
-                self.used[slot as usize] = id;
+            if step.op != Op::Update || step.slot != step.new_slot {
+                self.used.entry(slot).or_insert(id);
             }
         }
         match step.op {
             Op::Insert => {}
             Op::Delete => {
-                let deleted = &mut self.deleted[step.row as usize];
-                if *deleted == NONE {
-                    *deleted = id;
-                }
+                self.deleted.entry(step.row).or_insert(id);
             }
             Op::Update => self.hold(id, step),
         }
@@ -274,7 +273,10 @@ impl<'p> Walk<'p> {
             if old.is_none_or(|old| !written.contains(&old)) {
                 continue;
             }
-            let holds = self.holds.entry(step.row).or_default();
+            let holds = self
+                .holds
+                .entry(step.row)
+                .or_insert_with(|| Vec::with_capacity(written.len()));
             if !holds.iter().any(|hold| hold.column == column) {
                 holds.push(Hold {
                     column,
@@ -290,7 +292,7 @@ impl<'p> Walk<'p> {
     fn leave(&mut self, id: u32) {
         let step = self.view.history.step(id);
         if step.torn {
-            self.torn[step.row as usize] = true;
+            self.torn.insert(step.row);
         }
     }
 }

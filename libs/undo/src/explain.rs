@@ -46,7 +46,7 @@ fn blame(view: &View, verdict: &Verdict) -> Option<By> {
     match verdict.why {
         Why::Broken(nth) => {
             let of = history.def_of(history.step(verdict.step)).of;
-            history.tables[of as usize].breaks.get(nth)?.by.clone()
+            history.tables[of as usize].breaks.get(nth as usize)?.by.clone()
         }
         _ if verdict.by == NONE => None,
         _ => Some(history.by(history.step(verdict.by))),
@@ -60,7 +60,7 @@ fn key(view: &View, step: &Step) -> String {
     if columns.is_empty() {
         columns = (0..table.columns.len()).collect();
     }
-    let (after, before) = (view.history.after(step), view.history.before(step));
+    let (before, after) = view.history.cells(step);
     let mut out = String::from("{");
     for at in columns {
         let cell = [&after, &before]
@@ -131,7 +131,8 @@ fn wanted<'p>(view: &'p View, step: &'p Step) -> Vec<(&'p str, Datum<'p>, Option
         Op::Update => view.changed(step),
         Op::Insert | Op::Delete => (0..table.columns.len()).collect(),
     };
-    let before = view.history.before(step).unwrap_or_default();
+    let (before, _) = view.history.cells(step);
+    let before = before.unwrap_or_default();
     let lens = view.sight(step).map(|(_, lens)| lens);
     let generated = |at: usize| lens.is_some_and(|lens| lens.generated[at]);
     let now = |at: usize| lens.and_then(|lens| lens.old.iter().position(|old| *old == Some(at)));

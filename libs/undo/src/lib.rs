@@ -15,7 +15,6 @@
 //! 3. No data in comments, and nothing of the data is ever parsed as SQL: what is not plain ASCII is written in hexadecimal.
 //! 4. Generated columns are never written.
 
-mod arena;
 mod backward;
 mod dialect;
 mod error;

@@ -56,7 +56,7 @@ pub(crate) enum Place {
     /// Nowhere.
     Gone,
     /// There is one of its name, but it cannot take the old one's values.
-    Misfit(&'static str),
+    Misfit,
 }
 
 /// An old definition seen through the newest one.
@@ -85,13 +85,11 @@ impl Lens {
             );
             lens.places.push(match found {
                 None => Place::Gone,
-                Some((at, new)) => match value::misfit(column, new) {
-                    Some(why) => Place::Misfit(why),
-                    None => {
-                        lens.old[at] = Some(index);
-                        Place::At(at)
-                    }
-                },
+                Some((at, new)) if value::fits(column, new) => {
+                    lens.old[at] = Some(index);
+                    Place::At(at)
+                }
+                Some(_) => Place::Misfit,
             });
         }
         lens

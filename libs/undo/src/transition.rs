@@ -7,7 +7,7 @@ use crate::{
     sql,
     target::{Lens, Place, Target},
     value::Datum,
-    verdict::{Hold, Why},
+    verdict::{Hold, Trouble, Why},
 };
 
 /// The history, seen through the newest definitions.
@@ -79,9 +79,13 @@ impl View {
 
     /// Indices of the columns an update changed, in its own definition, without those the server computes.
     pub(crate) fn changed(&self, step: &Step) -> Vec<usize> {
-        let (Some(before), Some(after)) = (self.history.before(step), self.history.after(step)) else {
-            return Vec::new();
-        };
+        match self.history.cells(step) {
+            (Some(before), Some(after)) => self.differing(step, &before, &after),
+            _ => Vec::new(),
+        }
+    }
+
+    fn differing(&self, step: &Step, before: &[Cell<'_>], after: &[Cell<'_>]) -> Vec<usize> {
         let columns = &self.history.def_of(step).table.columns;
         let generated = self.lenses.get(step.def as usize).and_then(Option::as_ref);
         (0..columns.len())
@@ -99,13 +103,14 @@ impl View {
     pub(crate) fn undo<'p>(&'p self, step: u32, holds: &'p [Hold]) -> Result<Option<Transition<'p>>, Why> {
         let step = self.history.step(step);
         let (target, lens) = self.sight(step).ok_or(Why::NoDefinition)?;
+        let (before, after) = self.history.cells(step);
         let case = Case {
             view: self,
             target,
             lens,
             step,
-            before: self.history.before(step).unwrap_or_default(),
-            after: self.history.after(step).unwrap_or_default(),
+            before: before.unwrap_or_default(),
+            after: after.unwrap_or_default(),
             holds,
         };
         let (op, fields) = match step.op {
@@ -119,7 +124,7 @@ impl View {
         for field in &fields {
             for datum in [&field.from, &field.to].into_iter().flatten() {
                 let old = lens.old[field.column].unwrap_or(field.column);
-                sql::writable(datum).map_err(|why| Why::Unwritable(old, why))?;
+                sql::writable(datum).map_err(|obstacle| Trouble::Unwritable(obstacle).with(old))?;
             }
         }
         Ok(Some(Transition { target, op, fields }))
@@ -159,7 +164,7 @@ impl<'p> Case<'p> {
     /// For each column of the newest definition the value to restore, if there is one.
     fn restored(&self) -> Result<Vec<Option<Datum<'p>>>, Why> {
         let mut restored = vec![None; self.target.table.columns.len()];
-        for old in self.view.changed(self.step) {
+        for old in self.view.differing(self.step, &self.before, &self.after) {
             let column = self.place(old)?;
             // The server has set it anew since, and will again.
             if self.target.self_updating.contains(&column) && self.hold(column).is_some() {
@@ -216,14 +221,14 @@ impl<'p> Case<'p> {
     fn place(&self, old: usize) -> Result<usize, Why> {
         match self.lens.places[old] {
             Place::At(column) => Ok(column),
-            Place::Gone => Err(Why::ColumnGone(old)),
-            Place::Misfit(why) => Err(Why::ColumnMisfit(old, why)),
+            Place::Gone => Err(Trouble::Gone.with(old)),
+            Place::Misfit => Err(Trouble::Misfit.with(old)),
         }
     }
 
     fn known(&self, old: usize, cell: Cell<'p>) -> Result<Datum<'p>, Why> {
         if cell == Cell::Absent {
-            return Err(Why::NotLogged(old));
+            return Err(Trouble::NotLogged.with(old));
         }
         let column = &self.view.history.def_of(self.step).table.columns[old];
         Ok(Datum { column, cell })
@@ -251,7 +256,10 @@ impl<'p> Case<'p> {
         let name = &self.target.table.columns[column].name;
         let def = &self.view.history.def_of(self.step).table;
         match def.column(name) {
-            Some(old) => self.place(old).err().unwrap_or(Why::NotLogged(old)),
+            Some(old) => self
+                .place(old)
+                .err()
+                .unwrap_or_else(|| Trouble::NotLogged.with(old)),
             None => Why::NoDefinition,
         }
     }
@@ -271,18 +279,11 @@ impl View {
         let step = self.history.step(step);
         let (_, lens) = self.sight(step)?;
         let old = lens.old[column]?;
-        let before = || self.history.before(step).map(|cells| cells[old]);
+        let (before, after_it) = self.history.cells(step);
         // A column that an update's partial after image leaves out was not changed by it.
-        let cell = match after {
-            true => self
-                .history
-                .after(step)
-                .map(|cells| cells[old])
-                .filter(|cell| *cell != Cell::Absent)
-                .or_else(before),
-            false => before(),
-        };
-        let cell = cell.filter(|cell| *cell != Cell::Absent)?;
+        let images = if after { [after_it, before] } else { [before, None] };
+        let mut cells = images.into_iter().flatten().map(|cells| cells[old]);
+        let cell = cells.find(|cell| *cell != Cell::Absent)?;
         let column = &self.history.def_of(step).table.columns[old];
         Some(Datum { column, cell })
     }

@@ -38,13 +38,9 @@ pub(crate) fn same(a: &Column, left: Cell<'_>, b: &Column, right: Cell<'_>) -> b
     }
 }
 
-/// Why a value logged for `old` cannot be compared with, or written to, the column as it is now; none if it can.
-pub(crate) fn misfit(old: &Column, new: &Column) -> Option<&'static str> {
-    if old.ty == new.ty || widened(&old.ty, &new.ty) {
-        None
-    } else {
-        Some("its type is another one now")
-    }
+/// Whether a value logged for `old` can be compared with, and written to, the column as it is now.
+pub(crate) fn fits(old: &Column, new: &Column) -> bool {
+    old.ty == new.ty || widened(&old.ty, &new.ty)
 }
 
 /// Whether every value of `old` means the same in `new` and is written the same way.
@@ -125,7 +121,7 @@ fn text(ty: &ColumnType) -> Option<(Padding, Charset, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{misfit, same};
+    use super::same;
     use binlog::{Cell, Charset, Column, ColumnType};
 
     fn column(ty: ColumnType) -> Column {
@@ -139,7 +135,7 @@ mod tests {
     }
 
     fn fits(old: ColumnType, new: ColumnType) -> bool {
-        misfit(&column(old), &column(new)).is_none()
+        super::fits(&column(old), &column(new))
     }
 
     fn int(bytes: u8, unsigned: bool) -> ColumnType {

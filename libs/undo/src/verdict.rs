@@ -3,6 +3,7 @@
 use crate::{
     Class,
     history::{BreakKind, History},
+    sql::Obstacle,
 };
 
 /// The decision about one selected step.
@@ -47,14 +48,28 @@ pub(crate) enum Why {
     KeyHeld,
     KeyWasUsed,
     /// The break of the table with this index.
-    Broken(usize),
+    Broken(u32),
     Lost,
     Torn,
     NoDefinition,
-    ColumnGone(usize),
-    ColumnMisfit(usize, &'static str),
-    NotLogged(usize),
-    Unwritable(usize, &'static str),
+    Column(u32, Trouble),
+}
+
+/// Why a column keeps a change from being undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    Gone,
+    Misfit,
+    NotLogged,
+    Unwritable(Obstacle),
+}
+
+impl Trouble {
+    /// Of the column with this index.
+    pub(crate) fn with(self, column: usize) -> Why {
+        // The server's limit is 4096 columns.
+        Why::Column(u32::try_from(column).unwrap_or(u32::MAX), self)
+    }
 }
 
 impl Verdict {
@@ -62,10 +77,6 @@ impl Verdict {
     pub(crate) fn sentence(&self, history: &History) -> String {
         let step = history.step(self.step);
         let def = history.def_of(step);
-        let name = |column: usize| {
-            let column = def.table.columns.get(column);
-            column.map_or("?", |column| column.name.as_str())
-        };
         let fixed = match self.why {
             Why::Untouched => "no later change touched the row",
             Why::NothingLeft => "it leaves nothing to restore",
@@ -85,26 +96,39 @@ impl Verdict {
             }
             Why::NoDefinition => "the table was altered later and no change shows its new definition yet",
             Why::Broken(nth) => return broken(history, def.of, nth),
-            Why::ColumnGone(column) => return format!("the column {} is no longer there", name(column)),
-            Why::ColumnMisfit(column, why) => {
-                return format!("the column {} cannot be restored: {why}", name(column));
-            }
-            Why::NotLogged(column) => {
-                return format!(
-                    "the log does not hold the value of {} before the change (binlog_row_image is not FULL)",
-                    name(column)
-                );
-            }
-            Why::Unwritable(column, why) => {
-                return format!("the value of {} cannot be written in SQL: {why}", name(column));
+            Why::Column(column, trouble) => {
+                let column = def.table.columns.get(column as usize);
+                return troubled(column.map_or("?", |column| column.name.as_str()), trouble);
             }
         };
         fixed.to_owned()
     }
 }
 
-fn broken(history: &History, table: u32, nth: usize) -> String {
-    match history.tables[table as usize].breaks.get(nth).map(|b| &b.kind) {
+fn troubled(column: &str, trouble: Trouble) -> String {
+    match trouble {
+        Trouble::Gone => format!("the column {column} is no longer there"),
+        Trouble::Misfit => {
+            format!("the column {column} has another type now, which may not hold its old values")
+        }
+        Trouble::NotLogged => {
+            format!(
+                "the log does not hold the value of {column} before the change (binlog_row_image is not FULL)"
+            )
+        }
+        Trouble::Unwritable(obstacle) => format!(
+            "the value of {column} cannot be written in SQL: {}",
+            obstacle.text()
+        ),
+    }
+}
+
+fn broken(history: &History, table: u32, nth: u32) -> String {
+    match history.tables[table as usize]
+        .breaks
+        .get(nth as usize)
+        .map(|b| &b.kind)
+    {
         Some(BreakKind::Emptied(how)) => format!("the row went later: {how}"),
         Some(BreakKind::Unclear(reason)) => format!("its later history is not known: {reason}"),
         None => String::new(),

@@ -5,7 +5,7 @@
 
 use binlog::{Column, ColumnType, Value};
 
-use super::literal::{hex, is_plain, push, quoted};
+use super::literal::{Obstacle, hex, is_plain, push, quoted};
 
 const SMALL_OBJECT: u8 = 0x00;
 const LARGE_OBJECT: u8 = 0x01;
@@ -30,9 +30,9 @@ const FIELD_DATETIME: u8 = 12;
 const FIELD_VARCHAR: u8 = 15;
 const FIELD_NEWDECIMAL: u8 = 246;
 
-const DAMAGED: &str = "it is damaged in the log";
+const DAMAGED: Obstacle = Obstacle::Damaged;
 
-type Built = Result<(), &'static str>;
+type Built = Result<(), Obstacle>;
 
 /// Appends an expression of type JSON that equals the document, types included.
 pub(super) fn expression(document: &[u8], out: &mut String) -> Built {
@@ -61,7 +61,7 @@ pub(super) fn expression(document: &[u8], out: &mut String) -> Built {
 }
 
 /// A document, or a part of one, as JSON text.
-fn text(document: &[u8]) -> Result<String, &'static str> {
+fn text(document: &[u8]) -> Result<String, Obstacle> {
     let column = Column {
         name: String::new(),
         ty: ColumnType::Json { length: 0 },
@@ -169,7 +169,7 @@ impl Builder {
             FIELD_DATE | FIELD_DATETIME | FIELD_TIMESTAMP
                 if text.get(4..).is_none_or(|rest| rest.contains("-00")) =>
             {
-                return Err("it holds a date without month or day");
+                return Err(Obstacle::JsonDate);
             }
             FIELD_DATE => push(&mut self.out, format_args!("CAST('{text}' AS DATE)")),
             FIELD_TIME => push(&mut self.out, format_args!("CAST('{text}' AS TIME(6))")),
@@ -177,14 +177,14 @@ impl Builder {
                 push(&mut self.out, format_args!("CAST('{text}' AS DATETIME(6))"))
             }
             FIELD_VARCHAR => hex(data, &mut self.out),
-            _ => return Err("it holds a binary value of a kind that no expression makes"),
+            _ => return Err(Obstacle::JsonBinary),
         }
         Ok(())
     }
 }
 
 /// A scalar as JSON text, by way of a document that holds nothing else.
-fn scalar(kind: u8, value: &[u8]) -> Result<String, &'static str> {
+fn scalar(kind: u8, value: &[u8]) -> Result<String, Obstacle> {
     let mut document = vec![kind];
     let length = match kind {
         LITERAL => 1,
@@ -207,7 +207,7 @@ fn string(bytes: &[u8], out: &mut String) {
 }
 
 /// A little-endian integer of `width` bytes.
-fn number(value: &[u8], at: usize, width: usize) -> Result<usize, &'static str> {
+fn number(value: &[u8], at: usize, width: usize) -> Result<usize, Obstacle> {
     let bytes = value.get(at..at + width).ok_or(DAMAGED)?;
     Ok(bytes
         .iter()
@@ -216,7 +216,7 @@ fn number(value: &[u8], at: usize, width: usize) -> Result<usize, &'static str> 
 }
 
 /// Seven bits a byte, least significant first, the top bit saying that more follow; at most five bytes.
-fn varlen(value: &[u8]) -> Result<(usize, &[u8]), &'static str> {
+fn varlen(value: &[u8]) -> Result<(usize, &[u8]), Obstacle> {
     let mut length = 0;
     for (nth, byte) in value.iter().take(5).enumerate() {
         length |= usize::from(byte & 0x7F) << (7 * nth);
@@ -229,9 +229,9 @@ fn varlen(value: &[u8]) -> Result<(usize, &[u8]), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::expression;
+    use super::{Obstacle, expression};
 
-    fn sql(document: &[u8]) -> Result<String, &'static str> {
+    fn sql(document: &[u8]) -> Result<String, Obstacle> {
         let mut out = String::new();
         expression(document, &mut out).map(|()| out)
     }

@@ -16,18 +16,38 @@ pub(crate) enum Match {
     Exact,
 }
 
+/// Why a value cannot be written so that it reads back the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    Unknown,
+    Damaged,
+    JsonDate,
+    JsonBinary,
+}
+
+impl Obstacle {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Unknown => "it is not known",
+            Self::Damaged => "it is damaged in the log",
+            Self::JsonDate => "it holds a date without month or day, which no expression makes",
+            Self::JsonBinary => "it holds a binary value of a kind that no expression makes",
+        }
+    }
+}
+
 /// Whether a value can be written so that it reads back the same.
-pub(crate) fn writable(datum: &Datum<'_>) -> Result<(), &'static str> {
+pub(crate) fn writable(datum: &Datum<'_>) -> Result<(), Obstacle> {
     match (&datum.column.ty, datum.cell) {
         (ColumnType::Json { .. }, Cell::Value(raw)) => {
             json::expression(&datum.column.content(raw), &mut String::new())
         }
-        (_, Cell::Absent) => Err("it is not known"),
+        (_, Cell::Absent) => Err(Obstacle::Unknown),
         _ => datum
             .column
             .value(datum.cell)
             .map(|_| ())
-            .map_err(|_| "it is damaged in the log"),
+            .map_err(|_| Obstacle::Damaged),
     }
 }
 

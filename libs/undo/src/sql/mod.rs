@@ -10,6 +10,6 @@ mod name;
 mod script;
 mod statement;
 
-pub(crate) use literal::writable;
+pub(crate) use literal::{Obstacle, writable};
 pub(crate) use name::Names;
 pub(crate) use script::{Body, Facts, Header, Script, write_header};

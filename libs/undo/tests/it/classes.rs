@@ -304,7 +304,7 @@ fn definitions_that_changed_are_seen_through() {
         (
             wide(&[("status", true), ("note", false), ("total", true)]),
             Class::Unknown,
-            "status cannot be restored",
+            "status has another type now",
         ),
     ] {
         let mut log = Log::new(&old);

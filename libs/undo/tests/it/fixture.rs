@@ -7,7 +7,7 @@ use binlog::{
     SchemaChange, Statement, Table,
 };
 use types::Micros;
-use undo::{Dialect, Mode, Plan, PlannedChange, Planner};
+use undo::{Dialect, Error, Mode, Plan, PlannedChange, Planner};
 
 /// A value of a test row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,8 +187,12 @@ impl Log {
     }
 
     pub(crate) fn plan(self) -> Plan {
+        self.finish().expect("a plan")
+    }
+
+    pub(crate) fn finish(self) -> Result<Plan, Error> {
         let latest = self.latest;
-        self.planner.finish(&|_, _| latest.clone()).expect("a plan")
+        self.planner.finish(&|_, _| latest.clone())
     }
 }
 

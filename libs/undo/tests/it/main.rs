@@ -5,6 +5,7 @@ mod chaos;
 mod classes;
 mod fixture;
 mod golden;
+mod hostile;
 mod model;
 mod property;
 mod round_trip;

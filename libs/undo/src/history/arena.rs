@@ -11,15 +11,6 @@ pub(crate) struct Span {
     length: u32,
 }
 
-impl Span {
-    /// No string, as opposed to an empty one.
-    pub(crate) const NONE: Self = Self {
-        chunk: u32::MAX,
-        start: 0,
-        length: 0,
-    };
-}
-
 /// An append-only heap.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
@@ -47,7 +38,7 @@ impl Arena {
         Some(span)
     }
 
-    /// The string at `span`; none for [`Span::NONE`].
+    /// The string at `span`.
     pub(crate) fn get(&self, span: Span) -> Option<&[u8]> {
         let start = span.start as usize;
         self.chunks
@@ -72,6 +63,5 @@ mod tests {
         assert_eq!(arena.get(spans[1]), Some(&b""[..]));
         assert_eq!(arena.get(spans[2]), Some(&long[..]));
         assert_eq!(arena.get(spans[3]), Some(&b"two"[..]));
-        assert_eq!(arena.get(Span::NONE), None);
     }
 }
