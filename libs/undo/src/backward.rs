@@ -102,9 +102,13 @@ impl<'p> Walk<'p> {
     }
 
     fn find(&self, id: u32, step: &Step, statement: &mut bool, holds: &[Hold]) -> Finding {
-        let row = &self.view.history.rows[step.row as usize];
+        let history = &self.view.history;
+        let row = &history.rows[step.row as usize];
         if let Some(finding) = self.broken(row) {
             return finding;
+        }
+        if history.tables[history.def_of(step).of as usize].versioned {
+            return Finding(Class::Unknown, Why::Versioned, NONE);
         }
         if row.lost {
             return Finding(Class::Unknown, Why::Lost, NONE);
@@ -121,6 +125,9 @@ impl<'p> Walk<'p> {
         }
         match self.view.undo(id, holds) {
             Err(why) => return Finding(Class::Unknown, why, NONE),
+            Ok(None) if self.moves(step) && holds.is_empty() => {
+                return Finding(Class::Unknown, Why::OnlyComputed, NONE);
+            }
             Ok(None) if holds.is_empty() => return Finding(Class::Clean, Why::NothingLeft, NONE),
             Ok(transition) => *statement = transition.is_some(),
         }

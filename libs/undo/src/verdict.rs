@@ -52,6 +52,8 @@ pub(crate) enum Why {
     Lost,
     Torn,
     NoDefinition,
+    Versioned,
+    OnlyComputed,
     Column(u32, Trouble),
 }
 
@@ -95,6 +97,10 @@ impl Verdict {
                 "the row changed later without that being logged (a foreign key cascade, or sql_log_bin=0)"
             }
             Why::NoDefinition => "the table was altered later and no change shows its new definition yet",
+            Why::Versioned => {
+                "the table is system-versioned: restore the row from its own history (FOR SYSTEM_TIME)"
+            }
+            Why::OnlyComputed => "it changed the key by way of columns that only the server may set",
             Why::Broken(nth) => return broken(history, def.of, nth),
             Why::Column(column, trouble) => {
                 let column = def.table.columns.get(column as usize);

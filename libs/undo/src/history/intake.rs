@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use binlog::{Cell, Change, Image, Op, Position, Problem, RowKey, Table};
+use binlog::{Cell, Change, ColumnType, Image, Op, Position, Problem, RowKey, Table};
 
 use super::{
     Break, BreakKind, Def, History, Moment, NONE, Row, Step, TableHistory, arena::Span, slots::Realm,
@@ -11,6 +11,8 @@ use crate::{By, Error, value};
 
 /// First byte of an image's stored form when a bitmap of present columns follows (see `binlog::Image`).
 const PARTIAL: u8 = 1;
+/// The last microsecond of `TIMESTAMP(6)`: up to MariaDB 11.4, and since 11.5.
+const ROW_END: [&[u8]; 2] = [b"\x7F\xFF\xFF\xFF\x0F\x42\x3F", b"\xFF\xFF\xFF\xFF\x0F\x42\x3F"];
 
 /// Where a change takes place.
 #[derive(Clone, Copy)]
@@ -95,6 +97,7 @@ impl History {
         let bad_image = |problem| image_error(change, problem);
         let torn = self.is_torn(row, change).map_err(bad_image)?;
         let shared = self.fill_scratch(change).map_err(bad_image)?;
+        self.tables[place.realm.table as usize].versioned |= is_versioned(change).map_err(bad_image)?;
         let step = Step {
             moment: self.moment(change)?,
             ordinal: u32::try_from(change.position.ordinal)
@@ -137,6 +140,7 @@ impl History {
             def: NONE,
             breaks: Vec::new(),
             altered: false,
+            versioned: false,
         });
         self.names
             .entry(table.schema.clone())
@@ -345,6 +349,22 @@ fn bitmap(flags: impl Iterator<Item = bool>, out: &mut Vec<u8>) {
             *byte |= u8::from(flag) << (nth % 8);
         }
     }
+}
+
+/// Whether a row of a system-versioned table of MariaDB, by the end of the current version, which no other column is given: the last
+/// microsecond of the type, in a column that belongs to the primary key or has the name the server gives it.
+fn is_versioned(change: &Change) -> Result<bool, Problem> {
+    let table = &change.table;
+    let column = match table.key.last() {
+        Some(part) => Some(part.column as usize),
+        None => table.column("row_end"),
+    };
+    let Some(at) = column.filter(|at| table.columns[*at].ty == (ColumnType::Timestamp { fsp: 6 })) else {
+        return Ok(false);
+    };
+    let (before, after) = change.cells()?;
+    let mut cells = [before, after].into_iter().flatten().map(|cells| cells[at]);
+    Ok(cells.any(|cell| matches!(cell, Cell::Value(raw) if ROW_END.contains(&raw))))
 }
 
 fn image_error(change: &Change, problem: Problem) -> Error {

@@ -104,6 +104,8 @@ pub(crate) struct TableHistory {
     pub(crate) breaks: Vec<Break>,
     /// It was altered after its latest change.
     pub(crate) altered: bool,
+    /// It is system-versioned (MariaDB): the server writes its own history rows into it.
+    pub(crate) versioned: bool,
 }
 
 /// See the module's description.

@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use testkit::Engine;
-use undo::Mode;
+use undo::{Class, Mode};
 
 use crate::scene::{Scene, same, script};
 
@@ -85,9 +85,11 @@ fn the_session_makes_no_difference() {
     ];
     for engine in Engine::ALL {
         let setup = format!(
-            "{SHOP} CREATE TABLE `größe` (`schlüssel` CHAR(9) PRIMARY KEY, t TIMESTAMP(3) NULL); INSERT INTO `größe` VALUES ('ß', '2026-11-21 10:00:00.123');"
+            "{SHOP} CREATE TABLE `größe` (`schlüssel` CHAR(9) PRIMARY KEY, t TIMESTAMP(3) NULL); INSERT INTO `größe` VALUES ('ß', '2026-11-21 10:00:00.123'); CREATE TABLE keyless (a INT, b TEXT); INSERT INTO keyless VALUES (1, 'x'), (1, 'x'), (2, NULL);"
         );
-        let accident = format!("{ACCIDENT} UPDATE `größe` SET t = '2020-01-01', `schlüssel` = 'SS';");
+        let accident = format!(
+            "{ACCIDENT} UPDATE `größe` SET t = '2020-01-01', `schlüssel` = 'SS'; UPDATE keyless SET a = 2; DELETE FROM keyless LIMIT 1;"
+        );
         let mut scene = Scene::new(engine, &setup);
         let before = scene.dump();
         scene.record(&accident, true);
@@ -208,5 +210,27 @@ fn hostile_names_and_values_are_only_names_and_values() {
         assert_eq!(plan.summary().statements, hostile.len() as u64);
         scene.applied(&script(&plan));
         same(&before, &scene.dump(), "undone");
+    }
+}
+
+#[test]
+fn system_versioned_tables_are_left_to_their_own_history() {
+    for columns in [
+        "id INT PRIMARY KEY, n INT",
+        "id INT, n INT",
+        "id INT PRIMARY KEY, n INT, s TIMESTAMP(6) GENERATED ALWAYS AS ROW START, e TIMESTAMP(6) GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (s, e)",
+    ] {
+        let setup = format!(
+            "CREATE TABLE t ({columns}) WITH SYSTEM VERSIONING; INSERT INTO t (id, n) VALUES (1, 1), (2, 2);"
+        );
+        let mut scene = Scene::new(Engine::Mariadb, &setup);
+        scene.record("UPDATE t SET n = 9 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t (id, n) VALUES (3, 3);", true);
+        let plan = scene.plan(Mode::Force);
+        assert!(
+            plan.rows()
+                .all(|row| row.class == Class::Unknown && row.why.contains("FOR SYSTEM_TIME")),
+            "{columns}"
+        );
+        assert_eq!(plan.summary().statements, 0);
     }
 }
