@@ -68,11 +68,11 @@ as_root() {
   fi
 }
 
-# require COMMAND PACKAGE …: installs the Debian packages of those commands that are not there.
+# require PROGRAM PACKAGE …: installs the Debian packages of those programs that are not there.
 require() {
   local missing=()
   while (($#)); do
-    command -v "$1" >/dev/null || [[ " ${missing[*]} " == *" $2 "* ]] || missing+=("$2")
+    type -P "$1" >/dev/null || [[ " ${missing[*]} " == *" $2 "* ]] || missing+=("$2")
     shift 2
   done
   ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
