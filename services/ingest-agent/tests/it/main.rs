@@ -5,6 +5,7 @@ mod faults;
 mod filters;
 mod follow;
 mod formats;
+mod index;
 mod live;
 mod reads_only;
 mod refusals;
