@@ -154,6 +154,9 @@ fn effect(target: &DdlTarget, text: &str) -> Effect {
                     .into(),
             ))
         }
+        Statement::Alter if moves_columns(text) => Effect::Break(BreakKind::Unclear(
+            "an ALTER TABLE gave its columns other names, or replaced one by another of the same name".into(),
+        )),
         Statement::Alter => Effect::Altered,
     }
 }
@@ -165,6 +168,43 @@ fn is_index(text: &str) -> bool {
         .next()
         .is_some_and(|verb| !verb.eq_ignore_ascii_case("ALTER"))
 }
+
+/// Columns are followed by name, so a name must mean the same column before and after.
+fn moves_columns(text: &str) -> bool {
+    let named_after = |verb: &str| -> Vec<String> {
+        let mut found = Vec::new();
+        let mut words = words(text).peekable();
+        while let Some(word) = words.next() {
+            if word.eq_ignore_ascii_case(verb) {
+                const FILL: [&str; 4] = ["COLUMN", "IF", "NOT", "EXISTS"];
+                while words
+                    .next_if(|word| FILL.iter().any(|fill| word.eq_ignore_ascii_case(fill)))
+                    .is_some()
+                {}
+                found.extend(words.peek().map(|name| name.to_ascii_lowercase()));
+            }
+        }
+        found
+    };
+    let (dropped, added) = (named_after("DROP"), named_after("ADD"));
+    let replaced = dropped
+        .iter()
+        .any(|name| added.contains(name) && !NO_COLUMNS.contains(&name.as_str()));
+    replaced || has_word(text, &["CHANGE"]) || (has_word(text, &["RENAME"]) && has_word(text, &["COLUMN"]))
+}
+
+/// What ADD and DROP are also about.
+const NO_COLUMNS: [&str; 9] = [
+    "index",
+    "key",
+    "primary",
+    "unique",
+    "fulltext",
+    "spatial",
+    "foreign",
+    "constraint",
+    "check",
+];
 
 fn has_word(text: &str, wanted: &[&str]) -> bool {
     words(text).any(|word| wanted.iter().any(|wanted| word.eq_ignore_ascii_case(wanted)))

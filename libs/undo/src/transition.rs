@@ -177,6 +177,10 @@ impl<'p> Case<'p> {
 
     /// Undo of an INSERT: the whole row as it is now goes.
     fn whole_row(&self) -> Result<Vec<Field<'p>>, Why> {
+        // What a column that cannot be compared any more has come to hold would go unseen.
+        if let Some(old) = self.lens.places.iter().position(|place| *place == Place::Misfit) {
+            return Err(Trouble::Misfit.with(old));
+        }
         let mut fields = Vec::new();
         for column in 0..self.target.table.columns.len() {
             match self.now(column) {

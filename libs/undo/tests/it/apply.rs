@@ -234,3 +234,32 @@ fn system_versioned_tables_are_left_to_their_own_history() {
         assert_eq!(plan.summary().statements, 0);
     }
 }
+
+#[test]
+fn an_altered_table_is_written_as_it_is_now() {
+    for engine in Engine::ALL {
+        let mut scene = Scene::new(engine, SHOP);
+        let rows = |scene: &Scene| {
+            let select = "SELECT id, status, note, total FROM orders ORDER BY id";
+            scene
+                .server
+                .sql(&format!("USE `{}`; {select}", scene.schema.name))
+        };
+        let before = rows(&scene);
+        scene.record(ACCIDENT, true);
+        scene.record(
+            "ALTER TABLE orders ADD COLUMN seen INT NOT NULL DEFAULT 7 FIRST, MODIFY total DECIMAL(14,2), ADD INDEX (status);
+             UPDATE orders SET seen = 8;",
+            false,
+        );
+        let plan = scene.plan(Mode::Safe);
+        scene.applied(&script(&plan));
+        assert_eq!(rows(&scene), before);
+        let seen = format!("SELECT id, seen FROM `{}`.orders ORDER BY id", scene.schema.name);
+        assert_eq!(
+            scene.server.sql(&seen),
+            "1\t8\n2\t8\n3\t8\n4\t7\n",
+            "what was written later stays"
+        );
+    }
+}

@@ -470,3 +470,47 @@ fn the_feed_must_be_in_order() {
         Err(Error::Order { .. })
     ));
 }
+
+#[test]
+fn a_column_is_followed_only_while_its_name_is_its_own() {
+    let mut columns = orders().columns.clone();
+    columns.push(column("extra", int_type()));
+    for (text, class) in [
+        (
+            "ALTER TABLE orders ADD COLUMN extra INT, DROP INDEX i, ADD INDEX j (note)",
+            Class::Clean,
+        ),
+        (
+            "ALTER TABLE orders ADD extra INT, RENAME COLUMN status TO note, RENAME COLUMN note TO status",
+            Class::Unknown,
+        ),
+        (
+            "ALTER TABLE orders CHANGE status note TEXT, CHANGE note status TEXT, ADD extra INT",
+            Class::Unknown,
+        ),
+        (
+            "alter table orders drop column `status`, add column if not exists `status` text, add extra int",
+            Class::Unknown,
+        ),
+    ] {
+        let mut log = Log::new(&orders());
+        log.bad(Some(&order(1, "a", "x", 5)), Some(&order(1, "b", "x", 5)));
+        log.ddl(Statement::Alter, text);
+        log.latest = Some(table("orders", 1, columns.clone()));
+        assert_eq!(rows(&log.plan())[0].class, class, "{text}");
+    }
+}
+
+#[test]
+fn a_row_is_not_deleted_with_a_column_that_cannot_be_compared() {
+    let mut columns = orders().columns.clone();
+    columns[2].ty = int_type();
+    let mut log = Log::new(&orders());
+    log.bad(None, Some(&order(1, "a", "5", 5)));
+    log.ddl(Statement::Alter, "ALTER TABLE orders MODIFY note INT");
+    log.table = table("orders", 1, columns);
+    let row = |note| [int(1), text("a"), int(note), int(5)];
+    log.good(Some(&row(5)), Some(&row(6)));
+    let plan = log.plan();
+    assert_eq!(rows(&plan)[0].class, Class::Unknown, "{}", rows(&plan)[0].why);
+}
