@@ -157,19 +157,17 @@ fn a_store_of_a_later_release_is_left_alone() {
     let mut shop = Shop::mariadb();
     shop.commits(&[insert((1, "new", None))]);
     let store = shop.close();
-    let manifest = fs::read_dir(store.path())
-        .expect("a folder")
-        .map(|entry| entry.expect("an entry").path())
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().to_lowercase().starts_with("manifest"))
-        })
-        .expect("a manifest");
-    let before = fs::read(&manifest).expect("read");
-    ask(&store.path(), &["status"]).ends_with(0);
+    let manifest = store.path().join("manifest.json");
+    let text = fs::read_to_string(&manifest).expect("a manifest");
+    let newer = text.replacen("\"format\":1,", "\"format\":2,", 1);
+    assert_ne!(text, newer, "the manifest names its format");
+    fs::write(&manifest, &newer).expect("written");
+    for question in ["status", "changes", "verify"] {
+        ask(&store.path(), &[question]).fails(64, &["format 2", "use the release that wrote it"]);
+    }
     assert_eq!(
-        fs::read(&manifest).expect("read"),
-        before,
+        fs::read_to_string(&manifest).expect("read"),
+        newer,
         "asking changes nothing"
     );
 }
