@@ -3,6 +3,7 @@
 mod apply;
 mod chaos;
 mod classes;
+mod definitions;
 mod fixture;
 mod golden;
 mod hostile;
