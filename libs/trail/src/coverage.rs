@@ -320,3 +320,168 @@ mod optional_micros {
         Ok(Option::<i64>::deserialize(deserializer)?.map(Micros))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use binlog::{GtidSet, LogPos, Position};
+    use types::Micros;
+
+    use super::{Coverage, Interval, join};
+    use crate::Filter;
+
+    const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    fn gtids(numbers: &str) -> GtidSet {
+        if numbers.is_empty() {
+            GtidSet::default()
+        } else {
+            format!("{UUID}:{numbers}").parse().unwrap()
+        }
+    }
+
+    /// An interval from one offset of a file to another, with commits at these seconds.
+    fn interval(
+        epoch: u32,
+        from: &str,
+        to: &str,
+        times: (i64, i64),
+        before: &str,
+        numbers: &str,
+    ) -> Interval {
+        let mut interval = Interval::starting(epoch, from.parse().unwrap(), gtids(before));
+        interval.to = to.parse().unwrap();
+        interval.saw(Micros::from_secs(times.0));
+        interval.saw(Micros::from_secs(times.1));
+        interval.gtids = gtids(numbers);
+        (interval.transactions, interval.changes) = (1, 10);
+        interval
+    }
+
+    /// Seconds 10 to 20, a gap, then 40 to 50.
+    fn broken() -> Vec<Interval> {
+        join(vec![
+            interval(0, "b.2:4", "b.2:900", (40, 50), "", ""),
+            interval(0, "b.1:4", "b.1:300", (10, 20), "1-5", "6-9"),
+        ])
+    }
+
+    fn since(seconds: i64) -> Filter {
+        Filter {
+            since: Some(Micros::from_secs(seconds)),
+            ..Filter::default()
+        }
+    }
+
+    #[test]
+    fn intervals_that_touch_are_one() {
+        let a = interval(0, "b.1:4", "b.1:300", (10, 20), "1-5", "6-9");
+        let b = interval(0, "b.1:300", "b.2:4", (19, 30), "1-9", "10-12");
+        let c = interval(1, "b.2:4", "b.2:50", (31, 32), "", "");
+        let joined = join(vec![c.clone(), b.clone(), a.clone()]);
+        assert_eq!(joined.len(), 2);
+        let expected = Interval {
+            to: b.to,
+            to_time: b.to_time,
+            gtids: gtids("6-12"),
+            transactions: 2,
+            changes: 20,
+            ..a
+        };
+        assert_eq!(joined, [expected, c]);
+        assert_eq!(joined[0].executed(), gtids("1-12"));
+    }
+
+    #[test]
+    fn an_interval_that_stands_apart_stays_apart() {
+        let a = interval(0, "b.1:4", "b.1:300", (10, 20), "", "");
+        let b = Interval {
+            apart: true,
+            reason: Some("an incident".into()),
+            ..interval(0, "b.1:300", "b.1:400", (21, 22), "", "")
+        };
+        let coverage = Coverage::judge(join(vec![a, b]), &Filter::default());
+        assert_eq!((coverage.intervals.len(), coverage.complete), (2, false));
+        assert_eq!(coverage.gaps[0].reason, "an incident");
+        assert_eq!(
+            coverage.because.as_deref(),
+            Some("between b.1:300 and b.1:300 nothing was read: an incident")
+        );
+    }
+
+    #[test]
+    fn a_gap_concerns_those_who_ask_across_it() {
+        let complete = |filter: &Filter| Coverage::judge(broken(), filter).complete;
+        let until = |seconds| Filter {
+            until: Some(Micros::from_secs(seconds)),
+            ..Filter::default()
+        };
+        let after = |at: &str| {
+            let after = Some(Position {
+                epoch: 0,
+                at: at.parse().unwrap(),
+                ordinal: 0,
+            });
+            Filter {
+                after,
+                ..Filter::default()
+            }
+        };
+        let transaction = |at: &str| Filter {
+            transaction: Some(at.parse().unwrap()),
+            ..Filter::default()
+        };
+        assert!(!complete(&Filter::default()));
+        assert!(!complete(&since(15)));
+        assert!(
+            !complete(&since(40)),
+            "what was committed at 40 may lie in the gap too"
+        );
+        assert!(complete(&since(41)));
+        assert!(complete(&until(20)), "before 20 there is nothing in the gap");
+        assert!(!complete(&until(21)));
+        assert!(complete(&after("b.2:4")));
+        assert!(!complete(&after("b.1:200")));
+        assert!(complete(&transaction("b.1:200")));
+        assert!(!complete(&transaction("b.1:300")));
+    }
+
+    #[test]
+    fn what_was_before_history_is_not_claimed() {
+        let coverage = Coverage::judge(broken(), &since(9));
+        assert_eq!(
+            coverage.because.as_deref(),
+            Some("history begins at 1970-01-01T00:00:10Z (b.1:4)")
+        );
+        assert_eq!(coverage.earliest, Some(Micros::from_secs(10)));
+        let gtid = |number: u64| Filter {
+            gtid: format!("{UUID}:{number}").parse().ok(),
+            until: Some(Micros(1)),
+            ..Filter::default()
+        };
+        assert!(!Coverage::judge(broken(), &gtid(5)).complete);
+        assert!(Coverage::judge(broken(), &gtid(6)).complete);
+        assert_eq!(
+            Coverage::judge(Vec::new(), &Filter::default()).because.as_deref(),
+            Some("nothing has been read yet")
+        );
+        let silent = vec![Interval::starting(0, LogPos::new("b.1", 4), GtidSet::default())];
+        assert!(Coverage::judge(silent.clone(), &Filter::default()).complete);
+        assert!(!Coverage::judge(silent, &since(1)).complete);
+    }
+
+    #[test]
+    fn gtids_prove_that_nothing_is_missing() {
+        let first = interval(0, "b.1:4", "b.1:300", (10, 20), "1-5", "6-9");
+        for (epoch, from) in [(0, "b.2:4"), (1, "other.1:4")] {
+            let next = |before| {
+                vec![
+                    first.clone(),
+                    interval(epoch, from, "other.9:4", (40, 50), before, "10"),
+                ]
+            };
+            assert!(Coverage::judge(next("1-9"), &Filter::default()).complete);
+            assert!(!Coverage::judge(next("1-10"), &Filter::default()).complete);
+            assert!(!Coverage::judge(next(""), &Filter::default()).complete);
+        }
+    }
+}

@@ -159,3 +159,129 @@ pub(crate) fn new_key(
     };
     Ok((new != *key).then_some(new))
 }
+
+#[cfg(test)]
+mod tests {
+    use binlog::{Charset, Column, ColumnType, Image, KeyPart, RowKey, Table};
+    use proptest::{collection::vec, option, prelude::*, test_runner::RngSeed};
+
+    use super::{Delta, FULL, OVER, PARTIAL, new_key, put_cell, restore};
+
+    /// A table of so many text columns, keyed by the second and the first.
+    fn table(columns: usize) -> Table {
+        let ty = ColumnType::Varchar {
+            bytes: 20,
+            charset: Charset::new(45),
+        };
+        let column = |n| Column {
+            name: format!("c{n}"),
+            ty: ty.clone(),
+            nullable: true,
+            invisible: false,
+            generated: None,
+        };
+        let key = [1, 0].map(|column| KeyPart { column, prefix: 0 }).to_vec();
+        Table {
+            schema: "s".into(),
+            name: "t".into(),
+            columns: (0..columns).map(column).collect(),
+            key,
+        }
+    }
+
+    /// A cell: absent, NULL or a short text.
+    type Cell = Option<Option<u8>>;
+
+    fn image(cells: &[Cell], ones: bool) -> Vec<u8> {
+        let (mut present, mut nulls, mut values, mut held) =
+            (vec![0; cells.len().div_ceil(8)], Vec::new(), Vec::new(), 0);
+        for (index, cell) in cells.iter().enumerate() {
+            let Some(value) = cell else { continue };
+            present[index / 8] |= 1 << (index % 8);
+            let raw = value.map(|length| [&[length][..], &vec![b'x'; usize::from(length)]].concat());
+            put_cell(
+                &mut nulls,
+                &mut values,
+                held,
+                raw.as_deref().map_or(binlog::Cell::Null, binlog::Cell::Value),
+            );
+            held += 1;
+        }
+        if let (true, Some(last), 1..) = (ones, nulls.last_mut(), held % 8) {
+            *last |= 0xFF << (held % 8);
+        }
+        let shape = if held == cells.len() {
+            vec![FULL]
+        } else {
+            [&[PARTIAL][..], &present].concat()
+        };
+        [shape, nulls, values].concat()
+    }
+
+    fn cells() -> impl Strategy<Value = (Vec<Cell>, Vec<Cell>)> {
+        let cell = || option::weighted(0.8, option::weighted(0.8, 0..3_u8));
+        let full = || option::weighted(0.8, 0..3_u8).prop_map(Some);
+        (2..20_usize).prop_flat_map(move |columns| {
+            prop_oneof![
+                (vec(full(), columns), vec(full(), columns)),
+                (vec(cell(), columns), vec(cell(), columns)),
+                (vec(full(), columns), vec(cell(), columns)),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_after_image_is_restored_byte_for_byte((old, new) in cells(), ones in any::<(bool, bool)>()) {
+            let table = table(old.len());
+            let (before, after) = (image(&old, ones.0), image(&new, ones.1));
+            let mut delta = Delta::default();
+            delta.make(&table, &before, &after).unwrap();
+            prop_assert_eq!(restore(&table, Some(&before), &delta.after).unwrap(), after);
+            for (index, (old, new)) in old.iter().zip(&new).enumerate() {
+                let bit = delta.changed[index / 8] >> (index % 8) & 1 == 1;
+                prop_assert_eq!(bit, new.is_some() && old != new);
+            }
+        }
+
+        #[test]
+        fn a_key_that_moved_is_found_even_in_a_partial_image((mut old, new) in cells()) {
+            let table = table(old.len());
+            // A before-image always holds the key.
+            old.iter_mut().take(2).for_each(|cell| *cell = Some(cell.unwrap_or_default()));
+            let (before, after) = (image(&old, false), image(&new, false));
+            let mut delta = Delta::default();
+            delta.make(&table, &before, &after).unwrap();
+            let of = |cells: &[Cell]| {
+                let bytes = image(cells, false);
+                RowKey::of(&table, &Image::from_bytes(&bytes, &table).unwrap()).unwrap()
+            };
+            let whole: Vec<Cell> = old.iter().zip(&new).map(|(old, new)| new.or(*old).or(Some(None))).collect();
+            let (key, expected) = (of(&old), of(&whole));
+            let moved = new_key(&table, &key, &before, &after, &delta.changed).unwrap();
+            prop_assert_eq!(moved, (expected != key).then_some(expected));
+        }
+    }
+
+    #[test]
+    fn a_full_update_keeps_only_what_changed() {
+        let row = vec![Some(Some(2)); 12];
+        let mut changed = row.clone();
+        changed[9] = Some(Some(1));
+        let mut delta = Delta::default();
+        delta
+            .make(&table(12), &image(&row, true), &image(&changed, true))
+            .unwrap();
+        assert_eq!(delta.after, [OVER, 0, 2, 0, 1, b'x']);
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let table = table(3);
+        assert!(restore(&table, None, &[OVER, 1, 0, 1, b'x']).is_err());
+        assert!(restore(&table, Some(&[]), &[OVER, 1, 0, 1, b'x']).is_err());
+        assert!(restore(&table, Some(&image(&[Some(None); 3], false)), &[OVER, 1]).is_err());
+    }
+}

@@ -264,3 +264,112 @@ fn parse_row<'a>(mut walk: Walk<'a>) -> Result<Row<'a>, Malformed> {
         after,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use binlog::{Begin, GtidSet, LogPos, Op};
+    use types::Micros;
+
+    use super::{FRAME, Record, Row, RunStart, frame};
+    use crate::Source;
+
+    fn examples() -> Vec<Record<'static>> {
+        let at = LogPos::new("binlog.000007", 4711);
+        let gtid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:23".parse().ok();
+        let start = RunStart {
+            source: Source::default(),
+            epoch: 3,
+            at: at.clone(),
+            gtids_before: "0-1-23".parse().unwrap(),
+            reason: Some("purged".into()),
+            apart: true,
+        };
+        let row = Row {
+            version: 300,
+            op: Op::Update,
+            flags: 0x11,
+            has_query: true,
+            key: b"k",
+            new_key: Some(b"l"),
+            changed: Some(&[5]),
+            before: Some(b"before"),
+            after: Some(b"after"),
+        };
+        let insert = Row {
+            op: Op::Insert,
+            has_query: false,
+            new_key: None,
+            changed: None,
+            before: None,
+            ..row
+        };
+        let delete = Row {
+            op: Op::Delete,
+            new_key: None,
+            changed: None,
+            after: None,
+            ..row
+        };
+        vec![
+            Record::Header {
+                store: "abc",
+                number: 9,
+            },
+            Record::Start(Box::new(start)),
+            Record::Table {
+                version: 7,
+                definition: b"{}",
+            },
+            Record::Begin(Begin {
+                at: at.clone(),
+                gtid,
+                thread_id: Some(u32::MAX),
+            }),
+            Record::Begin(Begin {
+                at: at.clone(),
+                gtid: None,
+                thread_id: None,
+            }),
+            Record::Query("UPDATE t"),
+            Record::Row(row),
+            Record::Row(insert),
+            Record::Row(delete),
+            Record::Ddl(b"{}"),
+            Record::Commit {
+                end: at.clone(),
+                time: Micros(-5),
+            },
+            Record::Rollback { end: at.clone() },
+            Record::Abort,
+            Record::Position(at),
+            Record::Previous(GtidSet::default()),
+        ]
+    }
+
+    #[test]
+    fn records_are_read_back() {
+        for record in examples() {
+            let mut bytes = Vec::new();
+            frame(&record, &mut bytes);
+            let read = Record::parse(&bytes[FRAME..]).map(|record| format!("{record:?}"));
+            assert_eq!(read, Ok(format!("{record:?}")));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        for record in examples() {
+            let mut bytes = Vec::new();
+            frame(&record, &mut bytes);
+            let payload = &bytes[FRAME..];
+            for length in 0..payload.len() {
+                let _ = Record::parse(&payload[..length]);
+            }
+            for at in 0..payload.len() {
+                let mut damaged = payload.to_vec();
+                damaged[at] ^= 0xFF;
+                let _ = Record::parse(&damaged);
+            }
+        }
+    }
+}

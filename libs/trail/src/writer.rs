@@ -83,8 +83,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            tail_bytes_max: 32 << 20,
-            chunk_bytes_max: 56 << 20,
+            tail_bytes_max: 16 << 20,
+            chunk_bytes_max: 32 << 20,
             buffer_bytes_max: 1 << 20,
             zstd_level: 1,
         }

@@ -11,7 +11,7 @@ use binlog::{Op, Position};
 use parquet::{arrow::ArrowWriter, file::metadata::KeyValue};
 
 use super::{
-    OPS, SCHEMA,
+    OPS, SCHEMA, Texts,
     chunk::{Chunk, Entry, NO_QUERY},
     properties,
     sums::{SUMS, Summed, Written},
@@ -41,9 +41,13 @@ pub(crate) fn write(
     let path = dir.join(name);
     let failed = |e: parquet::errors::ParquetError| error(&path, e);
     let malformed = |Malformed| Error::corrupt(&path, "a record of the tail it is made from cannot be read");
+    let texts = Texts {
+        queries: !chunk.queries.is_empty(),
+        ddl: chunk.entries.iter().any(|entry| entry.table == 0),
+    };
     let sink = Summed::new(disk::create(&path)?);
     let mut writer =
-        ArrowWriter::try_new(sink, SCHEMA.clone(), Some(properties(zstd_level))).map_err(failed)?;
+        ArrowWriter::try_new(sink, SCHEMA.clone(), Some(properties(zstd_level, texts))).map_err(failed)?;
     let words = Words::of(chunk);
     let mut account = Account::new(chunk, epoch);
     for entries in chunk.entries.chunks(BATCH_ROWS) {

@@ -19,4 +19,6 @@ mod model;
 #[cfg(test)]
 mod property;
 #[cfg(test)]
+mod reading;
+#[cfg(test)]
 mod refusal;

@@ -1,7 +1,7 @@
 //! The store against a list, on made-up worlds.
 
 use binlog::{LogPos, Sink};
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use trail::{Error, Options, Reader, Writer};
 
 use crate::{
@@ -10,15 +10,15 @@ use crate::{
 };
 
 /// Runs `test` on the same `cases` worlds every time.
-fn on_worlds(cases: u32, seed: u8, test: impl Fn(World) -> Result<(), TestCaseError>) {
+fn on_worlds(cases: u32, seed: u64, test: impl Fn(World) -> Result<(), TestCaseError>) {
     let config = Config {
         cases,
         failure_persistence: None,
         max_shrink_iters: 400,
+        rng_seed: RngSeed::Fixed(seed),
         ..Config::default()
     };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
-    let result = TestRunner::new_with_rng(config, rng).run(&world(), test);
+    let result = TestRunner::new(config).run(&world(), test);
     if let Err(e) = result {
         panic!("{e}");
     }
