@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use types::Micros;
 
 use crate::{
-    Begin, Commit, Ddl, Error, FileName, GtidSet, Image, LogPos, Op, RowChange, Sink, Table,
+    Begin, ColumnFacts, Commit, Ddl, Error, FileName, GtidSet, Image, LogPos, Op, RowChange, Sink, Table,
     error::Problem,
     event::{Event, FormatDescription, kind},
     gtid_event::{self, Announced},
@@ -92,8 +92,8 @@ pub struct Decoder {
     definitions: HashMap<Vec<u8>, Arc<Table>>,
     /// What the rows events of the current statement refer to.
     maps: HashMap<u64, Result<Arc<Table>, Problem>>,
-    /// Which columns of a table the server computes, by name; none for a table that could not be looked up.
-    generated: HashMap<(String, String), Option<HashMap<String, bool>>>,
+    /// What the server's catalogue says of a table's columns, by name; none for a table that could not be looked up.
+    facts: HashMap<(String, String), Option<HashMap<String, ColumnFacts>>>,
     /// Events inside the last transaction payload.
     inner_events: usize,
     transaction: Option<Transaction>,
@@ -109,7 +109,7 @@ impl Decoder {
             format: None,
             definitions: HashMap::new(),
             maps: HashMap::new(),
-            generated: HashMap::new(),
+            facts: HashMap::new(),
             inner_events: 0,
             transaction: None,
             query: None,
@@ -137,14 +137,14 @@ impl Decoder {
         self.transaction.is_some()
     }
 
-    /// The tables that `event` brings into play and whose generated columns nobody has told yet: tell with [`Decoder::learn`] before
-    /// feeding the event. The log itself does not say which columns the server computes.
+    /// The tables that `event` brings into play and of which nobody has told yet what the log does not say ([`ColumnFacts`]): tell with
+    /// [`Decoder::learn`] before feeding the event.
     pub fn asks(&self, event: &Event<'_>) -> Vec<(String, String)> {
         let mut asked = Vec::new();
         let mut ask = |event: &Event<'_>| {
             if event.header.kind == kind::TABLE_MAP
                 && let Ok((_, schema, table)) = table_map::names(event.body)
-                && !self.generated.contains_key(&(schema.clone(), table.clone()))
+                && !self.facts.contains_key(&(schema.clone(), table.clone()))
             {
                 asked.push((schema, table));
             }
@@ -162,14 +162,13 @@ impl Decoder {
         asked
     }
 
-    /// Tells, by name, which columns of a table the server computes; none if that could not be found out. It holds until the log changes
-    /// the table's definition.
-    pub fn learn(&mut self, schema: &str, table: &str, generated: Option<HashMap<String, bool>>) {
-        if self.generated.len() >= DEFINITIONS_MAX {
-            self.generated.clear();
+    /// Tells, by column name, what the server's catalogue says of a table; none if that could not be found out. It holds until the log
+    /// changes the table's definition.
+    pub fn learn(&mut self, schema: &str, table: &str, facts: Option<HashMap<String, ColumnFacts>>) {
+        if self.facts.len() >= DEFINITIONS_MAX {
+            self.facts.clear();
         }
-        self.generated
-            .insert((schema.to_owned(), table.to_owned()), generated);
+        self.facts.insert((schema.to_owned(), table.to_owned()), facts);
         self.definitions
             .retain(|_, known| known.schema != schema || known.name != table);
     }
@@ -432,7 +431,7 @@ impl Decoder {
         let is = |schema: &str, table: &str| {
             schema == target.schema && target.table.as_deref().is_none_or(|name| name == table)
         };
-        self.generated.retain(|(schema, table), _| !is(schema, table));
+        self.facts.retain(|(schema, table), _| !is(schema, table));
         self.definitions
             .retain(|_, known| !is(&known.schema, &known.name));
     }
@@ -499,9 +498,11 @@ impl Decoder {
         let table = match self.definitions.get(definition) {
             Some(known) => Ok(known.clone()),
             None => table_map::parse(body).map(|mut table| {
-                if let Some(Some(generated)) = self.generated.get(&(schema, name)) {
+                if let Some(Some(facts)) = self.facts.get(&(schema, name)) {
                     for column in &mut table.columns {
-                        column.generated = generated.get(&column.name).copied();
+                        let known = facts.get(&column.name);
+                        column.generated = known.map(|facts| facts.generated);
+                        column.on_update = known.map(|facts| facts.on_update);
                     }
                 }
                 if self.definitions.len() >= DEFINITIONS_MAX {

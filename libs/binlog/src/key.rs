@@ -317,6 +317,7 @@ mod tests {
                 nullable: false,
                 invisible: false,
                 generated: None,
+                on_update: None,
             })
             .collect();
         let key = (0..types.len())

@@ -47,6 +47,6 @@ pub use image::{Cell, Cells, Image};
 pub use key::{KeyError, RowKey};
 pub use position::{FileName, LogPos};
 pub use query::{DdlTarget, Statement};
-pub use table::{Column, ColumnType, KeyPart, Table};
+pub use table::{Column, ColumnFacts, ColumnType, KeyPart, Table};
 pub use transaction::{Begin, Commit, Ddl, Op, RowChange, Sink};
 pub use value::Value;

@@ -56,6 +56,18 @@ pub struct Column {
     /// Whether the server computes it. The log does not say; `None` means nobody has looked it up.
     #[serde(default)]
     pub generated: Option<bool>,
+    /// Whether the server sets it on every update of the row (`ON UPDATE CURRENT_TIMESTAMP`); `None` as above.
+    #[serde(default)]
+    pub on_update: Option<bool>,
+}
+
+/// What the log does not say of a column and the server's catalogue does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColumnFacts {
+    /// See [`Column::generated`].
+    pub generated: bool,
+    /// See [`Column::on_update`].
+    pub on_update: bool,
 }
 
 /// How a column's values are encoded in a row image, with all that is needed to decode them.

@@ -178,6 +178,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Table, Problem> {
             nullable: bit(nullable, index),
             invisible: !visible,
             generated: None,
+            on_update: None,
         });
     }
     Ok(Table {

@@ -179,6 +179,7 @@ mod tests {
             nullable: true,
             invisible: false,
             generated: None,
+            on_update: None,
         };
         let key = [1, 0].map(|column| KeyPart { column, prefix: 0 }).to_vec();
         Table {

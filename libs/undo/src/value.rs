@@ -131,6 +131,7 @@ mod tests {
             nullable: true,
             invisible: false,
             generated: None,
+            on_update: None,
         }
     }
 

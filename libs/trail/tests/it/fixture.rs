@@ -31,6 +31,7 @@ fn column(name: &str, ty: ColumnType) -> Column {
         nullable: true,
         invisible: false,
         generated: None,
+        on_update: None,
     }
 }
 

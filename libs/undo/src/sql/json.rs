@@ -68,6 +68,7 @@ fn text(document: &[u8]) -> Result<String, Obstacle> {
         nullable: true,
         invisible: false,
         generated: None,
+        on_update: None,
     };
     match column.decode(document) {
         Ok(Value::Json(text)) => Ok(text),

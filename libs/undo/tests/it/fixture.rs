@@ -48,6 +48,7 @@ pub(crate) fn column(name: &str, ty: ColumnType) -> Column {
         nullable: true,
         invisible: false,
         generated: Some(false),
+        on_update: Some(false),
     }
 }
 

@@ -304,7 +304,7 @@ pub(crate) struct Undo {
     )]
     pub(crate) mode: ModeName,
 
-    /// A column the server sets on every update by itself, such as updated_at: later changes of it alone are no conflict; may be repeated
+    /// A column that every update sets, such as updated_at: later changes of it alone are no conflict; may be repeated. Those with ON UPDATE CURRENT_TIMESTAMP are known where a live server was followed
     #[arg(
         long = "auto-column",
         value_name = "NAME",

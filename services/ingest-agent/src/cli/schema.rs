@@ -47,6 +47,7 @@ struct ColumnReport {
     nullable: bool,
     invisible: bool,
     generated: Option<bool>,
+    on_update: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -111,6 +112,7 @@ fn version_report(schema_version: u32, table: &Table) -> VersionReport {
         nullable: column.nullable,
         invisible: column.invisible,
         generated: column.generated,
+        on_update: column.on_update,
     });
     VersionReport {
         schema_version,
@@ -172,6 +174,7 @@ fn columns(table: &Table) -> Grid {
         let marks = [
             (column.invisible, "invisible"),
             (column.generated == Some(true), "generated"),
+            (column.on_update == Some(true), "on update"),
         ];
         let marks: Vec<&str> = marks
             .into_iter()

@@ -237,12 +237,15 @@ fn auto_columns(
         let Some(known) = latest(schema, table) else {
             continue;
         };
-        let here: Vec<&str> = names
+        let named =
+            |column: &binlog::Column| names.iter().any(|name| name.eq_ignore_ascii_case(&column.name));
+        let here: Vec<&str> = known
+            .columns
             .iter()
-            .map(String::as_str)
-            .filter(|name| known.column(name).is_some())
+            .filter(|column| column.on_update == Some(true) || named(column))
+            .map(|column| column.name.as_str())
             .collect();
-        unused.retain(|name| !here.contains(name));
+        unused.retain(|name| known.column(name).is_none());
         if !here.is_empty() {
             planner.self_updating(schema, table, &here);
         }

@@ -13,6 +13,7 @@ pub(crate) fn orders() -> Arc<Table> {
         nullable,
         invisible: false,
         generated: None,
+        on_update: None,
     };
     let text = |bytes| ColumnType::Varchar {
         bytes,

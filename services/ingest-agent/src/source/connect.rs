@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use binlog::{GtidSet, LogPos};
+use binlog::{ColumnFacts, GtidSet, LogPos};
 use mysql_async::{Conn, DriverError, Error as MysqlError, Opts, OptsBuilder, SslOpts, prelude::Queryable};
 use tokio::time::timeout;
 use types::Code;
@@ -270,19 +270,26 @@ pub(super) async fn logs(connector: &Connector, conn: &mut Conn) -> Result<Vec<L
         .collect())
 }
 
-/// Which columns of a table the server computes; none if the table cannot be seen.
-pub(super) async fn generated(
+/// What the log does not say of a table's columns; none if the table cannot be seen.
+pub(super) async fn columns(
     connector: &Connector,
     conn: &mut Conn,
     schema: &str,
     table: &str,
-) -> Result<Option<HashMap<String, bool>>, Fault> {
-    let rows: Vec<(String, u8)> = connector
-        .answer(conn.exec(sql::GENERATED, (schema, table)))
-        .await?;
-    let known: HashMap<String, bool> = rows
+) -> Result<Option<HashMap<String, ColumnFacts>>, Fault> {
+    let rows: Vec<(String, u8, String)> = connector.answer(conn.exec(sql::COLUMNS, (schema, table))).await?;
+    let known: HashMap<String, ColumnFacts> = rows
         .into_iter()
-        .map(|(name, computed)| (name, computed != 0))
+        .map(|(name, generated, extra)| {
+            let on_update = extra.to_ascii_lowercase().contains("on update");
+            (
+                name,
+                ColumnFacts {
+                    generated: generated != 0,
+                    on_update,
+                },
+            )
+        })
         .collect();
     Ok((!known.is_empty()).then_some(known))
 }

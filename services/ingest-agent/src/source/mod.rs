@@ -17,9 +17,12 @@ mod plan;
 pub mod sql;
 mod stream;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use binlog::{Decoder, FeedError, LogPos, event::kind};
+use binlog::{ColumnFacts, Decoder, FeedError, LogPos, event::kind};
 use mysql_async::Conn;
 use tokio::sync::watch;
 use trail::{Options, Source, Writer};
@@ -287,8 +290,8 @@ impl Follower<'_> {
         let end = events.end(decoder.file());
         let (at, event) = events.current().map_err(|problem| broken(end, problem))?;
         for (schema, table) in decoder.asks(&event) {
-            let generated = self.generated(&schema, &table).await;
-            decoder.learn(&schema, &table, generated);
+            let facts = self.columns(&schema, &table).await;
+            decoder.learn(&schema, &table, facts);
         }
         let Some(writer) = &mut self.writer else {
             return Ok(());
@@ -303,22 +306,23 @@ impl Follower<'_> {
         })
     }
 
-    /// Which columns of a table the server computes. Not knowing it spoils nothing that is stored, so a failure is a warning.
-    async fn generated(
-        &mut self,
-        schema: &str,
-        table: &str,
-    ) -> Option<std::collections::HashMap<String, bool>> {
+    /// What the log does not say of a table's columns. Not knowing it spoils nothing that is stored, so a failure is a warning.
+    async fn columns(&mut self, schema: &str, table: &str) -> Option<HashMap<String, ColumnFacts>> {
         if self.catalogue.is_none() {
             self.catalogue = self.connector.connect().await.ok();
         }
         let conn = self.catalogue.as_mut()?;
-        match connect::generated(&self.connector, conn, schema, table).await {
+        match connect::columns(&self.connector, conn, schema, table).await {
             Ok(known) => known,
             Err(fault) => {
                 self.catalogue = None;
                 let error = fault.into_error(&self.connector.what);
-                tracing::warn!(schema, table, ?error, "generated columns could not be looked up");
+                tracing::warn!(
+                    schema,
+                    table,
+                    ?error,
+                    "what the server computes could not be looked up"
+                );
                 None
             }
         }

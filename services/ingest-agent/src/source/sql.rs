@@ -13,8 +13,8 @@ pub const STATUS: &str = "SHOW BINARY LOG STATUS";
 /// The logs the server still has, oldest first.
 pub const LOGS: &str = "SHOW BINARY LOGS";
 
-/// A table's columns and whether the server computes them; parameters: schema and table.
-pub const GENERATED: &str = "SELECT COLUMN_NAME, CASE WHEN GENERATION_EXPRESSION <> '' THEN 1 ELSE 0 END FROM information_schema.COLUMNS \
+/// A table's columns, whether the server computes them, and what else it does with them; parameters: schema and table.
+pub const COLUMNS: &str = "SELECT COLUMN_NAME, CASE WHEN GENERATION_EXPRESSION <> '' THEN 1 ELSE 0 END, EXTRA FROM information_schema.COLUMNS \
      WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";
 
 /// What a replica tells the server about itself before it asks for the log; parameters: the replica's UUID. Both spellings of the

@@ -214,3 +214,59 @@ fn a_second_writer_is_refused_and_readers_are_not() {
     ask(folder.path(), &["status"]).ends_with(0);
     assert_eq!(watching.stop("-TERM").0, Some(0));
 }
+
+#[test]
+fn a_column_the_server_sets_on_every_update_is_no_conflict() {
+    for engine in Engine::ALL {
+        let server = Server::shared(engine);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, script) = (folder.path().join("store"), folder.path().join("undo.sql"));
+        let schema = server.schema("stamp");
+        let use_it = format!("USE `{}`;", schema.name);
+        server.sql(&format!(
+            "{use_it} CREATE TABLE t (id INT PRIMARY KEY, status CHAR(9), note CHAR(9), updated_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6)); \
+             INSERT INTO t (id, status) VALUES (1, 'new'), (2, 'new')"
+        ));
+        let start = here(server);
+        server.sql(&format!("{use_it} UPDATE t SET status = 'void'"));
+        server.sql(&format!("{use_it} UPDATE t SET note = 'mine' WHERE id = 1"));
+        catch_up(server, &store, &["--start", &start]).ends_with(0);
+        let stamp = || server.sql(&format!("{use_it} SELECT id, updated_at FROM t WHERE id = 1"));
+        let later = stamp();
+        let table = format!("{}.t", schema.name);
+        let run = ask(
+            &store,
+            &[
+                "undo",
+                &table,
+                "--column",
+                "status",
+                "-o",
+                script.to_str().expect("a path"),
+            ],
+        )
+        .ends_with(0);
+        let counts = |class: &str| {
+            run.err
+                .lines()
+                .any(|line| line.split_whitespace().take(2).eq([class, "1"]))
+        };
+        assert!(
+            counts("clean") && counts("disjoint"),
+            "{}: {}",
+            engine.name(),
+            run.err
+        );
+        let applied = server.run(&std::fs::read(&script).expect("the script"), &[]);
+        assert!(
+            applied.status.success(),
+            "{}",
+            String::from_utf8_lossy(&applied.stderr)
+        );
+        assert_eq!(
+            server.sql(&format!("{use_it} SELECT id, status, note FROM t ORDER BY id")),
+            "1\tnew\tmine\n2\tnew\tNULL\n"
+        );
+        assert_eq!(stamp(), later, "the later edit's time stays");
+    }
+}

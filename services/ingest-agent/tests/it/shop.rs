@@ -63,6 +63,7 @@ pub(crate) fn table(name: &str, columns: Vec<(&str, ColumnType, bool)>, key: &[u
         nullable,
         invisible: false,
         generated: Some(false),
+        on_update: Some(false),
     };
     Arc::new(Table {
         schema: "shop".into(),
