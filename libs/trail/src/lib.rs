@@ -51,6 +51,7 @@ mod error;
 mod filter;
 mod find;
 mod manifest;
+mod places;
 mod reader;
 mod record;
 mod run;

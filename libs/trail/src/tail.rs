@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,6 +11,7 @@ use std::{
 use crate::{
     Error,
     codec::Malformed,
+    places::Places,
     record::{FRAME, Record, RunStart, frame},
     run::Run,
 };
@@ -121,6 +123,7 @@ pub(crate) struct Tail {
     pub(crate) run: Run,
     /// Where the records after the header and the start begin.
     pub(crate) body: u64,
+    pub(crate) places: Places,
     /// Why what follows the visible part does not count, if something follows.
     pub(crate) damage: Option<(u64, &'static str)>,
 }
@@ -155,6 +158,7 @@ impl Tail {
             file: Arc::new(file),
             run,
             body,
+            places: Places::default(),
             damage: None,
         };
         tail.advance(None)?;
@@ -173,17 +177,27 @@ impl Tail {
         );
         self.damage = None;
         while let Some(Frame { at, end, payload }) = frames.next()? {
-            if Record::parse(payload)
-                .and_then(|record| self.run.apply(&record, end))
-                .is_err()
-            {
+            let Ok(record) = Record::parse(payload) else {
+                self.damage = Some((at, "a record cannot be read"));
+                break;
+            };
+            if self.run.apply(&record, end).is_err() {
                 self.damage = Some((at, "a record is not one that belongs here"));
                 break;
+            }
+            match record {
+                Record::Begin(_) => self.places.begin(at),
+                Record::Row(row) => [Some(row.key), row.new_key]
+                    .into_iter()
+                    .flatten()
+                    .for_each(|key| self.places.key(key)),
+                _ => {}
             }
         }
         self.damage = self.damage.or_else(|| frames.damage());
         if self.run.is_open() {
             self.run.close();
+            self.places.keep(self.run.outcomes.len());
             self.damage = self
                 .damage
                 .or(Some((self.run.visible, "its last transaction has no end")));
@@ -193,7 +207,12 @@ impl Tail {
 
     /// The frames that count.
     pub(crate) fn frames(&self) -> Frames<'_> {
-        Frames::new(&self.file, &self.path, self.body, self.run.visible)
+        self.frames_in(self.body..self.run.visible)
+    }
+
+    /// The frames that begin and end within `bytes`.
+    pub(crate) fn frames_in(&self, bytes: Range<u64>) -> Frames<'_> {
+        Frames::new(&self.file, &self.path, bytes.start, bytes.end)
     }
 }
 

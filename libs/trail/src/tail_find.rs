@@ -1,7 +1,7 @@
 //! Changes out of a tail. It is scanned once for the places of what is wanted; the records are read one by one when they are handed
 //! out. So memory grows with the number of hits, not with their size, whatever the size of a transaction.
 
-use std::{collections::VecDeque, os::unix::fs::FileExt};
+use std::{collections::VecDeque, ops::Range, os::unix::fs::FileExt};
 
 use binlog::{Begin, Position, SchemaChange};
 use types::Micros;
@@ -201,13 +201,35 @@ fn scan(
     wanted: &Wanted,
     mut see: impl FnMut(u64, &Record<'_>, &Inside) -> bool,
 ) -> Result<(), Error> {
+    let keyed = if wanted.keys().is_empty() {
+        None
+    } else {
+        tail.places.of(wanted.keys(), tail.run.visible)
+    };
+    let parts = keyed.unwrap_or_else(|| vec![(0, tail.body..tail.run.visible)]);
+    for (txn, bytes) in parts {
+        if !scan_part(tail, txn, bytes, wanted, &mut see)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The same in a part of the tail that begins with, or before, transaction `first`. Whether to go on.
+fn scan_part(
+    tail: &Tail,
+    first: usize,
+    bytes: Range<u64>,
+    wanted: &Wanted,
+    see: &mut impl FnMut(u64, &Record<'_>, &Inside) -> bool,
+) -> Result<bool, Error> {
     let damaged = |Malformed| Error::corrupt(&tail.path, "a record cannot be read");
     let Run {
         outcomes, interval, ..
     } = &tail.run;
-    let mut outcomes = outcomes.iter();
+    let mut outcomes = outcomes.iter().skip(first);
     let mut inside: Option<Inside> = None;
-    let mut frames: Frames<'_> = tail.frames();
+    let mut frames: Frames<'_> = tail.frames_in(bytes);
     while let Some(Frame { at, payload, .. }) = frames.next()? {
         let record = Record::parse(payload).map_err(damaged)?;
         match record {
@@ -235,7 +257,7 @@ fn scan(
             Record::Row(_) | Record::Ddl(_) => {
                 let Some(inside) = &mut inside else { continue };
                 if !see(at, &record, inside) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 inside.ordinal += 1;
             }
@@ -244,7 +266,7 @@ fn scan(
     }
     match frames.damage() {
         Some((at, what)) => Err(Error::corrupt(&tail.path, format!("at byte {at} {what}"))),
-        None => Ok(()),
+        None => Ok(true),
     }
 }
 

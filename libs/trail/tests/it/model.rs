@@ -348,7 +348,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             vec(stretch(&logs), 1..5),
             vec(filter(&logs), 24),
             Just(logs),
-            200..6_000_u64,
+            prop_oneof![3 => 200..6_000_u64, 1 => Just(1 << 20)],
             300..4_000_u64,
         )
     })

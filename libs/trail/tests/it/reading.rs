@@ -272,7 +272,7 @@ fn tables_and_their_definitions_are_summed_up() {
         updates: 1,
         last: time(2),
         schema_version: 1,
-        ..lines.clone()
+        ..lines
     };
     for reader in [before, Reader::open(dir.path()).unwrap()] {
         assert_eq!(reader.tables().unwrap(), [lines.clone(), orders.clone()]);
