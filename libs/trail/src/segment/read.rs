@@ -8,8 +8,8 @@ use parquet::{
     arrow::{
         ProjectionMask,
         arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-            RowSelectionPolicy,
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+            ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
         },
     },
     file::{
@@ -90,7 +90,7 @@ impl Opened {
             start += table.rows;
         }
         if !wanted.keys().is_empty() {
-            ranges = self.with_keys(&self.pages_with_keys(&ranges, wanted)?, segment.rows, wanted)?;
+            ranges = self.with_keys(&self.pages_with_keys(&ranges, wanted)?, wanted)?;
         }
         self.search(segment, wanted, &ranges, limit, false)
     }
@@ -173,18 +173,13 @@ impl Opened {
     }
 
     /// The rows within `ranges` that have a wanted key.
-    fn with_keys(
-        &self,
-        ranges: &[Range<usize>],
-        rows: u64,
-        wanted: &Wanted,
-    ) -> Result<Vec<Range<usize>>, Error> {
+    fn with_keys(&self, ranges: &[Range<usize>], wanted: &Wanted) -> Result<Vec<Range<usize>>, Error> {
         let mut numbers = ranges.iter().cloned().flatten();
         let mut found: Vec<usize> = Vec::new();
         if ranges.is_empty() {
             return Ok(Vec::new());
         }
-        for batch in self.read(ranges, &[Col::Key as usize], rows)? {
+        for batch in self.read(ranges, &[Col::Key as usize])? {
             let batch = batch.map_err(|e| odd_batch(&self.path, &e))?;
             let keys = batch
                 .columns()
@@ -221,7 +216,7 @@ impl Opened {
             narrow_columns(wanted, statements)
         };
         let mut rows = ranges.iter().cloned().flatten();
-        for batch in self.read(ranges, &columns, segment.rows)? {
+        for batch in self.read(ranges, &columns)? {
             let batch =
                 Batch::of(&batch.map_err(|e| odd_batch(&self.path, &e))?).ok_or_else(|| self.odd())?;
             found
@@ -237,7 +232,7 @@ impl Opened {
             let batches = if ranges.is_empty() {
                 None
             } else {
-                Some(self.read(&ranges, &all, segment.rows)?)
+                Some(self.read(&ranges, &all)?)
             };
             for batch in batches.into_iter().flatten() {
                 found.batches.push(
@@ -249,31 +244,37 @@ impl Opened {
         Ok(found)
     }
 
-    /// Reads some columns of some rows.
-    fn read(
-        &self,
-        ranges: &[Range<usize>],
-        columns: &[usize],
-        rows: u64,
-    ) -> Result<parquet::arrow::arrow_reader::ParquetRecordBatchReader, Error> {
+    /// Reads some columns of some rows; `ranges` are in order. Row groups without such rows are left out, because even those that are
+    /// passed over would have a reader made for each of their columns.
+    fn read(&self, ranges: &[Range<usize>], columns: &[usize]) -> Result<ParquetRecordBatchReader, Error> {
+        let (mut groups, mut selected, mut start, mut kept) = (Vec::new(), Vec::new(), 0, 0);
+        for (nth, group) in self.metadata.metadata().row_groups().iter().enumerate() {
+            let rows = start..start + usize::try_from(group.num_rows()).unwrap_or_default();
+            let first = ranges.partition_point(|range| range.end <= rows.start);
+            let here = ranges[first..].iter().map_while(|range| overlap(range, &rows));
+            let before = selected.len();
+            selected.extend(here.map(|range| range.start - rows.start + kept..range.end - rows.start + kept));
+            if selected.len() > before {
+                groups.push(nth);
+                kept += rows.len();
+            }
+            start = rows.end;
+        }
         let builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.metadata.clone());
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
-        let selection = RowSelection::from_consecutive_ranges(
-            ranges.iter().cloned(),
-            usize::try_from(rows).unwrap_or_default(),
-        );
+        let selection = RowSelection::from_consecutive_ranges(selected.into_iter(), kept);
         let builder = builder
+            .with_row_groups(groups)
             .with_projection(mask)
-            .with_row_selection(selection)
-            .with_batch_size(BATCH_ROWS);
+            .with_row_selection(selection);
         let policy = RowSelectionPolicy::Auto {
             threshold: SKIP_ROWS_MIN,
         };
-        builder
+        let builder = builder
             .with_row_selection_policy(policy)
-            .build()
-            .map_err(|e| error(&self.path, e))
+            .with_batch_size(BATCH_ROWS);
+        builder.build().map_err(|e| error(&self.path, e))
     }
 
     fn odd(&self) -> Error {

@@ -15,6 +15,8 @@ mod damage;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod large;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod property;

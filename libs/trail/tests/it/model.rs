@@ -444,12 +444,12 @@ fn stands(position: &Position, time: Micros, filter: &Filter) -> bool {
         && filter.after.as_ref().is_none_or(|after| after < position)
 }
 
-fn matches(change: &Change, filter: &Filter) -> bool {
+/// Whether the filter, apart from order and limit, asks for the change.
+pub(crate) fn matches(change: &Change, filter: &Filter) -> bool {
     let Table { schema, name, .. } = &*change.table;
     let table = |wanted: &TableFilter| {
         wanted.schema == *schema && wanted.table.as_ref().is_none_or(|table| table == name)
     };
-    let changed = change.changed().unwrap();
     (filter.tables.is_empty() || filter.tables.iter().any(table))
         && (filter.keys.is_empty()
             || filter
@@ -461,10 +461,13 @@ fn matches(change: &Change, filter: &Filter) -> bool {
             .gtid
             .as_ref()
             .is_none_or(|gtid| change.gtid.as_ref() == Some(gtid))
-        && filter.column.as_ref().is_none_or(|name| {
-            changed
-                .iter()
-                .any(|c| change.table.columns[*c].name.eq_ignore_ascii_case(name))
-        })
+        && filter.column.as_ref().is_none_or(|name| changed(change, name))
         && stands(&change.position, change.commit_time, filter)
+}
+
+fn changed(change: &Change, name: &str) -> bool {
+    let columns = change.changed().unwrap();
+    columns
+        .iter()
+        .any(|column| change.table.columns[*column].name.eq_ignore_ascii_case(name))
 }
