@@ -52,7 +52,7 @@ with_lock() {
   (
     if ! flock --timeout 1 9; then
       say "${dim}waiting for another ./dev that is at the same work${plain}"
-      flock --timeout 900 9 || die "$name is still locked after 15 minutes" "see who holds it with: fuser -v $name"
+      flock --timeout 900 9 || die "$name is still locked after 15 minutes" "see who holds it with: lslocks"
     fi
     "$@" 9>&-
   ) 9>>"$file"

@@ -78,7 +78,7 @@ demo() {
   work=.dev/demo-$engine watcher=''
   exec 7>>"$work.lock"
   flock --nonblock 7 || say "waiting for another ./dev demo on $engine in this checkout"
-  flock --timeout 600 7 || die "another ./dev demo on $engine does not end" "see who it is with: fuser -v $work.lock"
+  flock --timeout 600 7 || die "another ./dev demo on $engine does not end" "see who holds $work.lock with: lslocks"
   set_programs "$engine"
   clear_stage
   trap leave_stage EXIT

@@ -286,6 +286,12 @@ stop_server_locked() {
   kill -KILL "$pid" 2>/dev/null || true
 }
 
+# abandon_server FOLDER: for a server whose starter is gone, perhaps with the folder.
+abandon_server() {
+  stop_server_locked "$(readlink --canonicalize-missing "$1/home")"
+  [[ ! -d $1 ]] || erase_server "$1"
+}
+
 # erase_server FOLDER: stopped, and its files gone; what else the caller keeps in the folder stays.
 erase_server() {
   local folder=$1 home
