@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use encoding_rs::Encoding;
 use serde::{Deserialize, Serialize};
 
+use crate::undefined::holds_undefined;
+
 /// A collation by the number the server gives it; its character set follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -115,6 +117,11 @@ impl Charset {
         bytes / self.entry().map_or(1, |(_, max)| max)
     }
 
+    /// Bytes of the longest character; none for a number not in the tables.
+    pub(crate) fn char_bytes_max(self) -> Option<u32> {
+        self.entry().map(|(_, max)| max)
+    }
+
     /// Whether the bytes 0x20 to 0x7E mean the same as in ASCII, wherever they stand.
     pub fn extends_ascii(self) -> bool {
         matches!(
@@ -185,6 +192,9 @@ impl Charset {
         if self.extends_ascii() && bytes.is_ascii() {
             return std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
         }
+        if holds_undefined(name, bytes) {
+            return None;
+        }
         encoding(name)?.decode_without_bom_handling_and_without_replacement(bytes)
     }
 }
@@ -212,7 +222,7 @@ fn utf32(bytes: &[u8]) -> Option<Cow<'static, str>> {
         .map(Cow::Owned)
 }
 
-/// Decoders whose tables agree with the server's wherever both define a character. MySQL's `latin1` is windows-1252.
+/// Decoders that agree with the server but for what [`holds_undefined`] knows. MySQL's `latin1` is windows-1252.
 fn encoding(name: &str) -> Option<&'static Encoding> {
     Some(match name {
         "latin1" => encoding_rs::WINDOWS_1252,

@@ -8,10 +8,12 @@ use std::{collections::HashMap, sync::Arc};
 use types::Micros;
 
 use crate::{
-    Begin, ColumnFacts, Commit, Ddl, Error, FileName, GtidSet, Image, LogPos, Op, RowChange, Sink, Table,
+    Begin, ColumnFacts, Commit, Ddl, Error, FileName, GtidSet, Image, LogPos, Op, Present, RowChange, Sink,
+    Table,
     error::Problem,
     event::{Event, FormatDescription, kind},
     gtid_event::{self, Announced},
+    image::held,
     payload,
     query::{self, DdlTarget, Query, Role},
     read::Bytes,
@@ -94,7 +96,9 @@ pub struct Decoder {
     maps: HashMap<u64, Result<Arc<Table>, Problem>>,
     /// What the server's catalogue says of a table's columns, by name; none for a table that could not be looked up.
     facts: HashMap<(String, String), Option<HashMap<String, ColumnFacts>>>,
-    /// Events inside the last transaction payload.
+    /// For tables whose maps do not name columns.
+    present: Option<Arc<Present>>,
+    /// Events so far inside the transaction payload that was fed last, 0 if the last event was none.
     inner_events: usize,
     transaction: Option<Transaction>,
     query: Option<Arc<str>>,
@@ -110,6 +114,7 @@ impl Decoder {
             definitions: HashMap::new(),
             maps: HashMap::new(),
             facts: HashMap::new(),
+            present: None,
             inner_events: 0,
             transaction: None,
             query: None,
@@ -173,7 +178,14 @@ impl Decoder {
             .retain(|_, known| known.schema != schema || known.name != table);
     }
 
-    /// How many events the last transaction payload held. A client that unpacks payloads itself hands them over once more.
+    /// Tells what rows mean whose table maps do not name columns; without it they are refused.
+    #[must_use]
+    pub fn with_present(mut self, present: Option<Arc<Present>>) -> Self {
+        self.present = present;
+        self
+    }
+
+    /// How many events the transaction payload held that was fed last. A client that unpacks payloads itself hands them over once more.
     pub fn inner_events(&self) -> usize {
         self.inner_events
     }
@@ -185,7 +197,8 @@ impl Decoder {
         event: &Event<'_>,
         sink: &mut S,
     ) -> Result<(), FeedError<S::Error>> {
-        let end = at + u64::from(event.header.size);
+        let end = at.saturating_add(u64::from(event.header.size));
+        self.inner_events = 0;
         self.event(at, end, event, sink).map_err(|fail| match fail {
             Fail::Log(problem) => FeedError::Log(Error {
                 at: LogPos {
@@ -226,7 +239,7 @@ impl Decoder {
             kind::XID => self.commit(end, event.header.timestamp, sink),
             kind::XA_PREPARE => self.xa_prepare(end, event, sink),
             kind::TRANSACTION_PAYLOAD => self.payload(at, end, body, sink),
-            kind::TABLE_MAP => self.table_map(body),
+            kind::TABLE_MAP => self.table_map(at, body),
             kind::ROWS_QUERY => self.annotate(body.get(1..).unwrap_or_default()),
             kind::MARIADB_ANNOTATE_ROWS => self.annotate(body),
             kind::INCIDENT => Err(incident(body)?.into()),
@@ -396,6 +409,7 @@ impl Decoder {
             .into()),
             Role::Xa => Err(unsupported("an XA transaction in two phases", "").into()),
             Role::Rows => Err(Problem::Statement.into()),
+            Role::Unknown => Err(unsupported("a statement of a kind that is not known", "").into()),
             Role::Definition => self.definition(at, end, timestamp, &query, sink),
         }
     }
@@ -428,8 +442,13 @@ impl Decoder {
 
     /// What was learned about a table no longer holds.
     fn forget(&mut self, target: &DdlTarget) {
+        // Whether case counts depends on the server (lower_case_table_names); forgetting too much only costs a question.
         let is = |schema: &str, table: &str| {
-            schema == target.schema && target.table.as_deref().is_none_or(|name| name == table)
+            schema.eq_ignore_ascii_case(&target.schema)
+                && target
+                    .table
+                    .as_deref()
+                    .is_none_or(|name| name.eq_ignore_ascii_case(table))
         };
         self.facts.retain(|(schema, table), _| !is(schema, table));
         self.definitions
@@ -475,7 +494,6 @@ impl Decoder {
         sink: &mut S,
     ) -> Result<(), Fail<S::Error>> {
         let mut events = payload::Payload::open(body)?;
-        self.inner_events = 0;
         while let Some(event) = events.next_event()? {
             if event.header.kind == kind::TRANSACTION_PAYLOAD {
                 return Err(Problem::Order("a transaction payload within another one").into());
@@ -492,16 +510,23 @@ impl Decoder {
     }
 
     /// A table map is an error only when rows refer to it: servers also write maps of tables they merely looked at.
-    fn table_map<E>(&mut self, body: &[u8]) -> Result<(), Fail<E>> {
+    fn table_map<E>(&mut self, at: u64, body: &[u8]) -> Result<(), Fail<E>> {
         let (id, schema, name) = table_map::names(body)?;
         let definition = body.get(6..).unwrap_or_default();
         let table = match self.definitions.get(definition) {
             Some(known) => Ok(known.clone()),
-            None => table_map::parse(body).map(|mut table| {
+            None => table_map::parse(body, self.is_mariadb(), |schema, name| match &self.present {
+                Some(present) => present.of(schema, name, &(self.at(at), self.inner_events)),
+                None => Err(Problem::NoNames {
+                    table: format!("{schema}.{name}"),
+                }),
+            })
+            .map(|mut table| {
                 if let Some(Some(facts)) = self.facts.get(&(schema, name)) {
                     for column in &mut table.columns {
                         let known = facts.get(&column.name);
-                        column.generated = known.map(|facts| facts.generated);
+                        // What MariaDB hides even its catalogue does not list.
+                        column.generated = known.map(|facts| facts.generated).or(column.generated);
                         column.on_update = known.map(|facts| facts.on_update);
                     }
                 }
@@ -569,9 +594,10 @@ impl Decoder {
         } else {
             first
         };
-        if first.iter().chain(second).all(|byte| *byte == 0) {
-            return Err(Problem::Row(
-                "its image has no column at all (binlog_row_image=MINIMAL and a row of defaults)".into(),
+        if held(first, columns) == 0 {
+            return Err(unsupported(
+                "a row image without a single column (binlog_row_image=MINIMAL and a row of defaults)",
+                "; set binlog_row_image=FULL on the server",
             )
             .into());
         }
@@ -599,6 +625,10 @@ impl Decoder {
             sink.row(&row).map_err(Fail::Sink)?;
         }
         Ok(())
+    }
+
+    fn is_mariadb(&self) -> bool {
+        self.format.as_ref().is_some_and(FormatDescription::is_mariadb)
     }
 
     fn at(&self, offset: u64) -> LogPos {

@@ -70,6 +70,26 @@ pub enum Problem {
         /// `schema.table`.
         table: String,
     },
+    /// The present definition of a table cannot be that of these rows.
+    #[error(
+        "the log does not name the columns of {table}, and its present definition is not good for these rows, because the statement at {at} defines it anew; nothing was skipped"
+    )]
+    DefinedLater {
+        /// `schema.table`.
+        table: String,
+        /// Where the last statement that defines the table stands.
+        at: LogPos,
+    },
+    /// What the log does say of a table disagrees with its present definition.
+    #[error(
+        "the log does not name the columns of {table}, and the table was altered since: {what}; nothing was skipped"
+    )]
+    Altered {
+        /// `schema.table`.
+        table: String,
+        /// Which column, how it is now and how it was.
+        what: String,
+    },
     /// The server itself says that events are missing.
     #[error(
         "the server recorded an incident (number {number}): changes are missing from its log here{message}"
@@ -124,6 +144,8 @@ impl Fault for Problem {
             Self::Encrypted
             | Self::Statement
             | Self::NoNames { .. }
+            | Self::DefinedLater { .. }
+            | Self::Altered { .. }
             | Self::Unsupported { .. }
             | Self::UnknownEvent(_)
             | Self::ColumnType { .. } => Code::Refused,
@@ -149,6 +171,8 @@ impl Fault for Problem {
             Self::Unsupported { .. } => "UNSUPPORTED_EVENT",
             Self::Statement => "STATEMENT_FORMAT",
             Self::NoNames { .. } => "NO_COLUMN_NAMES",
+            Self::DefinedLater { .. } => "DEFINED_LATER",
+            Self::Altered { .. } => "ALTERED_SINCE",
             Self::Incident { .. } => "INCIDENT",
             Self::Order(_) => "BAD_ORDER",
             Self::Short => "SHORT_EVENT",

@@ -30,6 +30,11 @@ const FULL: u8 = 0;
 /// First byte of the stored form: a bitmap of present columns follows.
 const PARTIAL: u8 = 1;
 
+/// How many of the first `columns` bits are set.
+pub(crate) fn held(bitmap: &[u8], columns: usize) -> usize {
+    (0..columns).filter(|index| bit(bitmap, *index)).count()
+}
+
 pub(crate) fn bit(bitmap: &[u8], index: usize) -> bool {
     bitmap
         .get(index / 8)
@@ -40,7 +45,7 @@ impl<'a> Image<'a> {
     /// Takes the next image off a rows event; `present` is the event's column bitmap.
     pub(crate) fn take(bytes: &mut Bytes<'a>, table: &Table, present: &'a [u8]) -> Result<Self, Problem> {
         let columns = table.columns.len();
-        let held = (0..columns).filter(|i| bit(present, *i)).count();
+        let held = held(present, columns);
         let nulls = bytes.take(held.div_ceil(8))?;
         let start = bytes.0;
         let mut nth = 0;
@@ -48,6 +53,9 @@ impl<'a> Image<'a> {
             if bit(present, index) {
                 if !bit(nulls, nth) {
                     row::take(bytes, &column.ty)?;
+                } else if !column.nullable {
+                    // No server logs that: the row is being read at the wrong place.
+                    return Err(Problem::Row(format!("{} is NULL and cannot be", column.name)));
                 }
                 nth += 1;
             }

@@ -61,6 +61,8 @@ pub(crate) enum Role {
     Rows,
     /// It changes something else.
     Definition,
+    /// Nobody here knows what it changes.
+    Unknown,
 }
 
 const STATUS_FLAGS2: u8 = 0;
@@ -114,6 +116,9 @@ enum Token {
     Quoted(String),
     Mark(char),
 }
+
+/// More than a statement that drops ten thousand tables has.
+const TOKENS_MAX: usize = 100_000;
 
 /// Tokens of a statement, at most `most`; comments are left out, but the content of `/*! … */` and `/*M! … */` counts.
 fn tokens(text: &str, most: usize) -> Vec<Token> {
@@ -199,6 +204,27 @@ impl Walk<'_> {
         while self.skip(words) {}
     }
 
+    fn has_settings(&self) -> bool {
+        self.word(0).eq_ignore_ascii_case("SET") && self.word(1).eq_ignore_ascii_case("STATEMENT")
+    }
+
+    /// MariaDB: `SET STATEMENT name = value, … FOR` before the statement itself.
+    fn skip_settings(&mut self) {
+        while self.has_settings() {
+            while !self.0.is_empty() && !self.skip(&["FOR"]) {
+                self.0 = &self.0[1..];
+            }
+        }
+    }
+
+    /// MariaDB: `WAIT n` or `NOWAIT` after a table's name.
+    fn skip_wait(&mut self) {
+        if self.skip(&["WAIT"]) {
+            self.0 = self.0.get(1..).unwrap_or_default();
+        }
+        self.skip(&["NOWAIT"]);
+    }
+
     /// `table` or `schema.table`.
     fn name(&mut self, default: &str) -> Option<(String, String)> {
         let first = self.identifier()?;
@@ -241,7 +267,16 @@ pub(crate) fn role(text: &str) -> Role {
         .iter()
         .take_while(|token| **token == Token::Mark('('))
         .count();
-    let walk = Walk(&head[opened..]);
+    let mut walk = Walk(&head[opened..]);
+    let all = if walk.has_settings() {
+        tokens(text, TOKENS_MAX)
+    } else {
+        Vec::new()
+    };
+    if walk.has_settings() {
+        walk = Walk(&all);
+        walk.skip_settings();
+    }
     let is = |nth: usize, word: &str| walk.word(nth).eq_ignore_ascii_case(word);
     match walk.word(0).to_ascii_uppercase().as_str() {
         "BEGIN" => Role::Begin,
@@ -255,14 +290,51 @@ pub(crate) fn role(text: &str) -> Role {
         "XA" => Role::Xa,
         "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" | "SELECT" | "CALL" | "DO" | "TABLE"
         | "VALUES" => Role::Rows,
-        _ => Role::Definition,
+        // MariaDB runs the statement it analyses.
+        "ANALYZE" if !is(1, "TABLE") && !is(1, "LOCAL") && !is(1, "NO_WRITE_TO_BINLOG") => Role::Rows,
+        "CREATE" if fills_a_table(text) => Role::Rows,
+        "" | "CREATE" | "ALTER" | "DROP" | "RENAME" | "TRUNCATE" | "GRANT" | "REVOKE" | "SET" | "FLUSH"
+        | "ANALYZE" | "OPTIMIZE" | "REPAIR" | "CHECK" | "INSTALL" | "UNINSTALL" => Role::Definition,
+        _ => Role::Unknown,
     }
+}
+
+/// Whether it is a CREATE TABLE that takes its rows from a query. Logging rows, servers write the two apart, so this is logging statements.
+fn fills_a_table(text: &str) -> bool {
+    let all = tokens(text, TOKENS_MAX);
+    let mut walk = Walk(&all);
+    walk.skip_settings();
+    walk.skip(&["CREATE"]);
+    walk.skip_all(&["OR", "REPLACE", "TEMPORARY"]);
+    if !walk.skip(&["TABLE"]) {
+        return false;
+    }
+    let mut depth = 0_usize;
+    walk.0.iter().any(|token| match token {
+        Token::Mark('(') => {
+            depth += 1;
+            false
+        }
+        Token::Mark(')') => {
+            depth = depth.saturating_sub(1);
+            false
+        }
+        Token::Word(word) => {
+            word.eq_ignore_ascii_case("SELECT")
+                || (depth == 0
+                    && ["VALUES", "TABLE"]
+                        .iter()
+                        .any(|query| word.eq_ignore_ascii_case(query)))
+        }
+        _ => false,
+    })
 }
 
 /// The tables `text` defines anew, as far as it can be told.
 pub(crate) fn targets(text: &str, default: &str) -> Vec<DdlTarget> {
-    let all = tokens(text, 4_096);
+    let all = tokens(text, TOKENS_MAX);
     let mut walk = Walk(&all);
+    walk.skip_settings();
     let verb = walk.word(0).to_ascii_uppercase();
     walk.0 = walk.0.get(1..).unwrap_or_default();
     match verb.as_str() {
@@ -388,6 +460,7 @@ fn rename(walk: &mut Walk<'_>, default: &str) -> Vec<DdlTarget> {
     walk.skip_all(&["IF", "EXISTS"]);
     loop {
         found.extend(one(walk.name(default), Statement::Rename));
+        walk.skip_wait();
         if !walk.skip(&["TO"]) {
             return found;
         }
@@ -429,6 +502,34 @@ mod tests {
             ("-- hi\nInsert into t values (1)", Role::Rows),
             ("/*!50003 UPDATE t SET a=1 */", Role::Rows),
             ("WITH x AS (SELECT 1) DELETE FROM t", Role::Rows),
+            (
+                "SET STATEMENT lock_wait_timeout=5, max_statement_time=1 FOR UPDATE t SET a=1",
+                Role::Rows,
+            ),
+            (
+                "set statement lock_wait_timeout=5 for alter table t add b int",
+                Role::Definition,
+            ),
+            ("ANALYZE UPDATE t SET a=1", Role::Rows),
+            ("ANALYZE FORMAT=JSON DELETE FROM t", Role::Rows),
+            ("ANALYZE TABLE t", Role::Definition),
+            ("CREATE TABLE t AS SELECT 1", Role::Rows),
+            ("CREATE TABLE t (a int) (SELECT 1 AS a)", Role::Rows),
+            ("CREATE TABLE t TABLE o", Role::Rows),
+            (
+                "CREATE TABLE t (a int) PARTITION BY RANGE (a) (PARTITION p VALUES LESS THAN (9))",
+                Role::Definition,
+            ),
+            (
+                "CREATE TABLE t (a int COMMENT 'SELECT') COMMENT 'VALUES'",
+                Role::Definition,
+            ),
+            (
+                "CREATE TABLE `t` (`select` int) START TRANSACTION",
+                Role::Definition,
+            ),
+            ("CREATE VIEW v AS SELECT 1", Role::Definition),
+            ("HANDLER t OPEN", Role::Unknown),
             ("# Dum", Role::Definition),
             ("CREATE TABLE t (a int)", Role::Definition),
             ("GRANT SELECT ON *.* TO x", Role::Definition),
@@ -465,6 +566,14 @@ mod tests {
                 "shop.b Rename",
                 "shop.a Rename"
             ]
+        );
+        assert_eq!(
+            names("SET STATEMENT lock_wait_timeout=5 FOR ALTER TABLE t ADD b INT"),
+            ["shop.t Alter"]
+        );
+        assert_eq!(
+            names("RENAME TABLE a WAIT 5 TO b, c NOWAIT TO d"),
+            ["shop.a Rename", "shop.b Rename", "shop.c Rename", "shop.d Rename"]
         );
         assert_eq!(names("TRUNCATE x.t"), ["x.t Truncate"]);
         assert_eq!(names("CREATE UNIQUE INDEX i ON t (a)"), ["shop.t Alter"]);

@@ -2,38 +2,41 @@
 //!
 //! Body (MySQL source, `Table_map_log_event`): table id of 6 bytes, flags u16, schema and table name (length byte, text, NUL), column
 //! count, type bytes, per-type metadata, NULL bitmap, then optional metadata as (type, length, value) fields. The optional metadata is
-//! complete when the server runs with `binlog_row_metadata=FULL`; without column names a table cannot be decoded safely.
+//! complete when the server runs with `binlog_row_metadata=FULL`; without column names a table cannot be decoded safely, unless its present
+//! definition is at hand and good for these rows ([`Present`](crate::Present)).
 
-use crate::{Charset, Column, ColumnType, KeyPart, Table, error::Problem, image::bit, read::Bytes};
+use crate::{
+    Charset, Column, ColumnType, Definition, KeyPart, Table, error::Problem, image::bit, present, read::Bytes,
+};
 
 /// Type bytes (`include/field_types.h`).
-mod ty {
-    pub(super) const TINY: u8 = 1;
-    pub(super) const SHORT: u8 = 2;
-    pub(super) const LONG: u8 = 3;
-    pub(super) const FLOAT: u8 = 4;
-    pub(super) const DOUBLE: u8 = 5;
-    pub(super) const TIMESTAMP: u8 = 7;
-    pub(super) const LONGLONG: u8 = 8;
-    pub(super) const INT24: u8 = 9;
-    pub(super) const DATE: u8 = 10;
-    pub(super) const TIME: u8 = 11;
-    pub(super) const DATETIME: u8 = 12;
-    pub(super) const YEAR: u8 = 13;
-    pub(super) const VARCHAR: u8 = 15;
-    pub(super) const BIT: u8 = 16;
-    pub(super) const TIMESTAMP2: u8 = 17;
-    pub(super) const DATETIME2: u8 = 18;
-    pub(super) const TIME2: u8 = 19;
-    pub(super) const VECTOR: u8 = 242;
-    pub(super) const JSON: u8 = 245;
-    pub(super) const NEWDECIMAL: u8 = 246;
-    pub(super) const ENUM: u8 = 247;
-    pub(super) const SET: u8 = 248;
-    pub(super) const BLOB: u8 = 252;
-    pub(super) const VAR_STRING: u8 = 253;
-    pub(super) const STRING: u8 = 254;
-    pub(super) const GEOMETRY: u8 = 255;
+pub(crate) mod ty {
+    pub(crate) const TINY: u8 = 1;
+    pub(crate) const SHORT: u8 = 2;
+    pub(crate) const LONG: u8 = 3;
+    pub(crate) const FLOAT: u8 = 4;
+    pub(crate) const DOUBLE: u8 = 5;
+    pub(crate) const TIMESTAMP: u8 = 7;
+    pub(crate) const LONGLONG: u8 = 8;
+    pub(crate) const INT24: u8 = 9;
+    pub(crate) const DATE: u8 = 10;
+    pub(crate) const TIME: u8 = 11;
+    pub(crate) const DATETIME: u8 = 12;
+    pub(crate) const YEAR: u8 = 13;
+    pub(crate) const VARCHAR: u8 = 15;
+    pub(crate) const BIT: u8 = 16;
+    pub(crate) const TIMESTAMP2: u8 = 17;
+    pub(crate) const DATETIME2: u8 = 18;
+    pub(crate) const TIME2: u8 = 19;
+    pub(crate) const VECTOR: u8 = 242;
+    pub(crate) const JSON: u8 = 245;
+    pub(crate) const NEWDECIMAL: u8 = 246;
+    pub(crate) const ENUM: u8 = 247;
+    pub(crate) const SET: u8 = 248;
+    pub(crate) const BLOB: u8 = 252;
+    pub(crate) const VAR_STRING: u8 = 253;
+    pub(crate) const STRING: u8 = 254;
+    pub(crate) const GEOMETRY: u8 = 255;
 }
 
 /// Optional metadata fields (`Table_map_event::Optional_metadata_field_type`).
@@ -74,13 +77,14 @@ fn malformed(what: &str) -> Problem {
 }
 
 /// One column before its optional metadata is known.
-struct Raw {
-    ty: u8,
-    meta: u16,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw {
+    pub(crate) ty: u8,
+    pub(crate) meta: u16,
 }
 
 impl Raw {
-    fn is_numeric(&self) -> bool {
+    pub(crate) fn is_numeric(&self) -> bool {
         matches!(
             self.ty,
             ty::TINY
@@ -95,16 +99,21 @@ impl Raw {
         )
     }
 
-    fn is_character(&self) -> bool {
+    pub(crate) fn is_character(&self) -> bool {
         matches!(self.ty, ty::STRING | ty::VAR_STRING | ty::VARCHAR | ty::BLOB)
+    }
+
+    /// MariaDB's old times carry fractions of a length that the log does not say (`mysql56_temporal_format=OFF`).
+    fn is_unmeasured(&self) -> bool {
+        matches!(self.ty, ty::TIME | ty::DATETIME | ty::TIMESTAMP)
     }
 }
 
 /// Optional metadata as found; indices count the columns of the kind the field is about.
 #[derive(Default)]
-struct Optional {
-    signedness: Option<Vec<u8>>,
-    charsets: Charsets,
+pub(crate) struct Optional {
+    pub(crate) signedness: Option<Vec<u8>>,
+    pub(crate) charsets: Charsets,
     enum_charsets: Charsets,
     names: Option<Vec<String>>,
     set_labels: Vec<Vec<Vec<u8>>>,
@@ -115,7 +124,7 @@ struct Optional {
 
 /// Collations of the columns of a kind: one for each, or one for all with exceptions.
 #[derive(Default)]
-enum Charsets {
+pub(crate) enum Charsets {
     #[default]
     Unknown,
     Default(u16, Vec<(usize, u16)>),
@@ -123,7 +132,7 @@ enum Charsets {
 }
 
 impl Charsets {
-    fn of(&self, nth: usize) -> Option<Charset> {
+    pub(crate) fn of(&self, nth: usize) -> Option<Charset> {
         match self {
             Self::Unknown => None,
             Self::Default(all, but) => Some(Charset::new(
@@ -136,10 +145,22 @@ impl Charsets {
     }
 }
 
-/// The definition a table map carries.
-pub(crate) fn parse(body: &[u8]) -> Result<Table, Problem> {
+/// A table map taken apart.
+pub(crate) struct Logged {
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) raw: Vec<Raw>,
+    pub(crate) nullable: Vec<u8>,
+    pub(crate) optional: Optional,
+}
+
+/// Whether the map does not say what its columns are called.
+pub(crate) fn is_nameless(body: &[u8]) -> Result<bool, Problem> {
+    Ok(logged(body)?.optional.names.is_none())
+}
+
+fn logged(body: &[u8]) -> Result<Logged, Problem> {
     let (_, schema, name) = names(body)?;
-    let full_name = format!("{schema}.{name}");
     let mut bytes = Bytes(
         body.get(8 + schema.len() + name.len() + 4..)
             .ok_or(Problem::Short)?,
@@ -153,40 +174,72 @@ pub(crate) fn parse(body: &[u8]) -> Result<Table, Problem> {
         .map(|(nth, ty)| {
             column(*ty, &mut meta).map_err(|problem| {
                 problem.unwrap_or_else(|| Problem::ColumnType {
-                    table: full_name.clone(),
+                    table: format!("{schema}.{name}"),
                     column: nth + 1,
                     ty: *ty,
                 })
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let nullable = bytes.take(count.div_ceil(8))?;
-    let optional = optional(&mut bytes, count)?;
-    let Some(names) = &optional.names else {
-        return Err(Problem::NoNames { table: full_name });
+    Ok(Logged {
+        nullable: bytes.take(count.div_ceil(8))?.to_vec(),
+        optional: optional(&mut bytes, count)?,
+        schema,
+        name,
+        raw,
+    })
+}
+
+/// The definition a table map carries; the two families count columns differently. Where it does not name columns, `present` is asked for the table's present definition.
+pub(crate) fn parse<'p>(
+    body: &[u8],
+    mariadb: bool,
+    present: impl FnOnce(&str, &str) -> Result<&'p Definition, Problem>,
+) -> Result<Table, Problem> {
+    let logged = logged(body)?;
+    if mariadb && logged.raw.iter().any(Raw::is_unmeasured) {
+        return Err(Problem::Unsupported {
+            event: "a TIME, DATETIME or TIMESTAMP column in MariaDB's old format",
+            remedy: "; set mysql56_temporal_format=ON and rebuild the table with ALTER TABLE … FORCE",
+        });
+    }
+    let Some(names) = &logged.optional.names else {
+        let definition = present(&logged.schema, &logged.name)?;
+        return present::table(logged, definition);
     };
-    let mut kinds = Kinds::default();
-    let mut columns = Vec::with_capacity(count);
-    for (index, (raw, name)) in raw.iter().zip(names).enumerate() {
+    let optional = &logged.optional;
+    let mut kinds = Kinds {
+        mariadb,
+        ..Kinds::default()
+    };
+    let mut columns = Vec::with_capacity(names.len());
+    for (index, (raw, name)) in logged.raw.iter().zip(names).enumerate() {
         let visible = optional
             .visibility
             .as_ref()
             .is_none_or(|bitmap| big_bit(bitmap, index));
+        let hidden = mariadb && is_hidden(name);
         columns.push(Column {
             name: name.clone(),
-            ty: kinds.resolve(raw, &optional)?,
-            nullable: bit(nullable, index),
-            invisible: !visible,
-            generated: None,
+            ty: kinds.resolve(raw, optional)?,
+            nullable: bit(&logged.nullable, index),
+            invisible: !visible || hidden,
+            generated: hidden.then_some(true),
             on_update: None,
         });
     }
     Ok(Table {
-        schema,
-        name,
         columns,
-        key: optional.key,
+        key: logged.optional.key,
+        schema: logged.schema,
+        name: logged.name,
     })
+}
+
+/// MariaDB keeps the hash behind a UNIQUE index over long columns in a column of its own that no statement can name.
+fn is_hidden(name: &str) -> bool {
+    let number = name.strip_prefix("DB_ROW_HASH_");
+    number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Reads one column's metadata; `Err(None)` for a type that is not known.
@@ -319,7 +372,7 @@ fn key_part(column: u64, prefix: u64, count: usize) -> Result<KeyPart, Problem> 
 }
 
 /// Optional metadata counts bits from the most significant one.
-fn big_bit(bitmap: &[u8], index: usize) -> bool {
+pub(crate) fn big_bit(bitmap: &[u8], index: usize) -> bool {
     bitmap
         .get(index / 8)
         .is_some_and(|byte| byte << (index % 8) & 0x80 != 0)
@@ -328,6 +381,8 @@ fn big_bit(bitmap: &[u8], index: usize) -> bool {
 /// How many columns of each kind have been met, for the optional metadata counts by kind.
 #[derive(Default)]
 struct Kinds {
+    /// MariaDB counts spatial columns among those with a character set.
+    mariadb: bool,
     numeric: usize,
     character: usize,
     enum_or_set: usize,
@@ -335,7 +390,7 @@ struct Kinds {
     sets: usize,
 }
 
-fn next(counter: &mut usize) -> usize {
+pub(crate) fn next(counter: &mut usize) -> usize {
     *counter += 1;
     *counter - 1
 }
@@ -375,9 +430,14 @@ impl Kinds {
             ty::JSON => ColumnType::Json {
                 length: width(low, 4)?,
             },
-            ty::GEOMETRY => ColumnType::Geometry {
-                length: width(low, 4)?,
-            },
+            ty::GEOMETRY => {
+                if self.mariadb {
+                    next(&mut self.character);
+                }
+                ColumnType::Geometry {
+                    length: width(low, 4)?,
+                }
+            }
             ty::VECTOR => ColumnType::Vector {
                 length: width(low, 4)?,
             },

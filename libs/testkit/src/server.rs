@@ -278,6 +278,10 @@ impl Server {
         static RECORDING: Mutex<()> = Mutex::new(());
         // A recording that failed leaves nothing behind that the next one would see.
         let _alone = RECORDING.lock().unwrap_or_else(PoisonError::into_inner);
+        // Other test binaries may run beside this one.
+        let lock = std::env::temp_dir().join(format!("trailmesh-recording-{}.lock", self.port()));
+        let lock = std::fs::File::create(lock).expect("a lock file");
+        lock.lock().expect("a lock");
         self.rotate();
         let (file, _) = self.position();
         let printed = self.sql(script);

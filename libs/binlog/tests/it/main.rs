@@ -1,8 +1,10 @@
 //! The decoder against real servers' logs and against bytes that no server wrote.
 
+mod charsets;
 mod collect;
 mod damage;
 mod oracle;
 mod refusal;
+mod selected;
 mod transactions;
 mod workload;

@@ -96,7 +96,7 @@ fn same(engine: Engine, column: &Column, cell: Cell<'_>, text: &str) -> bool {
         return floats == printed;
     }
     match &value {
-        // Without knowing the sign the tool prints both readings: -1 (255).
+        // Without knowing the sign the tool prints both readings, -1 (255): signs are left to the test `selected`.
         Value::Int(v) => text.split(' ').next() == Some(&v.to_string()),
         Value::UInt(v) => text == v.to_string() || text.ends_with(&format!("({v})")),
         // The zero year is stored as 0; the tools add 1900 to it, the servers do not.

@@ -38,6 +38,76 @@ fn statement_logging_is_refused() {
 }
 
 #[test]
+fn statements_that_change_rows_are_refused_in_every_guise() {
+    let fills = "SET binlog_format = 'STATEMENT'; CREATE TABLE filled AS SELECT 1 AS one";
+    let guises = [
+        (Engine::Mysql8, fills),
+        (Engine::Mysql9, fills),
+        (Engine::Mariadb, fills),
+        (
+            Engine::Mariadb,
+            "SET binlog_format = 'STATEMENT'; SET STATEMENT sort_buffer_size = 100000 FOR INSERT INTO t VALUES (2, 'x', NULL)",
+        ),
+        (
+            Engine::Mariadb,
+            "INSERT INTO t VALUES (1, 'x', NULL); SET binlog_format = 'STATEMENT'; ANALYZE UPDATE t SET v = 'y'",
+        ),
+    ];
+    for (engine, script) in guises {
+        let (outcome, _) = decode(engine, script);
+        let Err(message) = outcome else {
+            panic!("{} took {script}", engine.name());
+        };
+        assert!(message.contains("binlog_format=ROW"), "{script}: {message}");
+    }
+    // Logging rows, the same statements leave rows.
+    for engine in Engine::ALL {
+        let (outcome, sink) = decode(engine, "CREATE TABLE filled AS SELECT 1 AS one");
+        outcome.expect("it decodes");
+        assert_eq!(sink.rows.len(), 1, "{}", engine.name());
+    }
+}
+
+#[test]
+fn old_times_of_mariadb_are_refused_because_their_length_is_unknown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::private(Engine::Mariadb, folder.path(), &["--mysql56-temporal-format=OFF"]);
+    let (path, _) = server.record(
+        "CREATE DATABASE s; CREATE TABLE s.t (id INT PRIMARY KEY, t TIMESTAMP(2), n TINYINT); INSERT INTO s.t VALUES (1, '2026-01-02 03:04:05.00', 7)",
+    );
+    let bytes = std::fs::read(path).expect("the log is readable");
+    let message = read("binlog.000002", &bytes[..], &mut Collected::default()).expect_err("no length");
+    assert!(message.contains("mysql56_temporal_format=ON"), "{message}");
+}
+
+#[test]
+fn a_row_of_defaults_without_any_image_is_refused() {
+    let (outcome, _) = decode(
+        Engine::Mysql9,
+        "CREATE TABLE d (a INT DEFAULT 1, b INT DEFAULT 2); SET binlog_row_image = 'MINIMAL'; INSERT INTO d VALUES ()",
+    );
+    let message = outcome.expect_err("there is nothing to keep");
+    assert!(message.contains("binlog_row_image=FULL"), "{message}");
+}
+
+#[test]
+fn columns_that_mariadb_hides_are_marked_as_its_own() {
+    let (outcome, sink) = decode(
+        Engine::Mariadb,
+        "CREATE TABLE u (id INT PRIMARY KEY, b BLOB, UNIQUE (b)); INSERT INTO u VALUES (1, 'x')",
+    );
+    outcome.expect("it decodes");
+    let table = &sink.rows[0].table;
+    let hidden: Vec<&str> = table
+        .columns
+        .iter()
+        .filter(|c| c.generated == Some(true) && c.invisible)
+        .map(|c| c.name.as_str())
+        .collect();
+    assert_eq!(hidden, ["DB_ROW_HASH_1"]);
+}
+
+#[test]
 fn a_two_phase_xa_transaction_is_refused() {
     for engine in Engine::ALL {
         let (outcome, sink) = decode(
