@@ -12,27 +12,33 @@ use crate::{decimal, error::Problem, read::Bytes, time};
 /// MySQL itself refuses documents deeper than this (`JSON_DOCUMENT_MAX_DEPTH`).
 const DEPTH_MAX: u32 = 100;
 
-const SMALL_OBJECT: u8 = 0x00;
-const LARGE_OBJECT: u8 = 0x01;
-const SMALL_ARRAY: u8 = 0x02;
-const LARGE_ARRAY: u8 = 0x03;
-const LITERAL: u8 = 0x04;
-const INT16: u8 = 0x05;
-const UINT16: u8 = 0x06;
-const INT32: u8 = 0x07;
-const UINT32: u8 = 0x08;
-const INT64: u8 = 0x09;
-const UINT64: u8 = 0x0A;
-const DOUBLE: u8 = 0x0B;
-const STRING: u8 = 0x0C;
-const OPAQUE: u8 = 0x0F;
+/// Type bytes of a document's parts, and type numbers of opaque values (`include/field_types.h`).
+#[allow(missing_docs)]
+pub mod part {
+    pub const SMALL_OBJECT: u8 = 0x00;
+    pub const LARGE_OBJECT: u8 = 0x01;
+    pub const SMALL_ARRAY: u8 = 0x02;
+    pub const LARGE_ARRAY: u8 = 0x03;
+    pub const LITERAL: u8 = 0x04;
+    pub const INT16: u8 = 0x05;
+    pub const UINT16: u8 = 0x06;
+    pub const INT32: u8 = 0x07;
+    pub const UINT32: u8 = 0x08;
+    pub const INT64: u8 = 0x09;
+    pub const UINT64: u8 = 0x0A;
+    pub const DOUBLE: u8 = 0x0B;
+    pub const STRING: u8 = 0x0C;
+    pub const OPAQUE: u8 = 0x0F;
 
-/// Type numbers of opaque values (`include/field_types.h`).
-const FIELD_TIMESTAMP: u8 = 7;
-const FIELD_DATE: u8 = 10;
-const FIELD_TIME: u8 = 11;
-const FIELD_DATETIME: u8 = 12;
-const FIELD_NEWDECIMAL: u8 = 246;
+    pub const FIELD_TIMESTAMP: u8 = 7;
+    pub const FIELD_DATE: u8 = 10;
+    pub const FIELD_TIME: u8 = 11;
+    pub const FIELD_DATETIME: u8 = 12;
+    pub const FIELD_NEWDECIMAL: u8 = 246;
+    pub const FIELD_VARCHAR: u8 = 15;
+}
+
+use part::*;
 
 /// The document as text. A document of zero bytes is what a failed conversion leaves; the server reads it as `null`.
 pub(crate) fn text(document: &[u8]) -> Result<String, Problem> {

@@ -26,7 +26,7 @@ pub mod file;
 mod gtid;
 mod gtid_event;
 mod image;
-mod jsonb;
+pub mod jsonb;
 mod key;
 mod payload;
 mod position;

@@ -3,32 +3,9 @@
 //! JSON text cannot say everything a document can hold: decimals, dates, times, unsigned integers and binary strings come back from text
 //! as something else. A document with none of them is cast from its text; one with any is built from its parts.
 
-use binlog::{Column, ColumnType, Value};
+use binlog::{Column, ColumnType, Value, jsonb::part::*};
 
 use super::literal::{Obstacle, hex, is_plain, push, quoted};
-
-const SMALL_OBJECT: u8 = 0x00;
-const LARGE_OBJECT: u8 = 0x01;
-const SMALL_ARRAY: u8 = 0x02;
-const LARGE_ARRAY: u8 = 0x03;
-const LITERAL: u8 = 0x04;
-const INT16: u8 = 0x05;
-const UINT16: u8 = 0x06;
-const INT32: u8 = 0x07;
-const UINT32: u8 = 0x08;
-const INT64: u8 = 0x09;
-const UINT64: u8 = 0x0A;
-const DOUBLE: u8 = 0x0B;
-const STRING: u8 = 0x0C;
-const OPAQUE: u8 = 0x0F;
-
-/// Type numbers of opaque values (`include/field_types.h`).
-const FIELD_TIMESTAMP: u8 = 7;
-const FIELD_DATE: u8 = 10;
-const FIELD_TIME: u8 = 11;
-const FIELD_DATETIME: u8 = 12;
-const FIELD_VARCHAR: u8 = 15;
-const FIELD_NEWDECIMAL: u8 = 246;
 
 const DAMAGED: Obstacle = Obstacle::Damaged;
 
