@@ -251,6 +251,45 @@ impl Coverage {
     }
 }
 
+/// Damage in a tail: what was read after a place is not readable any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Damage {
+    /// The tail.
+    pub(crate) file: String,
+    /// Its first byte that is not good.
+    pub(crate) at: u64,
+    /// Everything up to here is good.
+    pub(crate) after: Place,
+    pub(crate) after_time: Option<Micros>,
+}
+
+impl Damage {
+    /// Whether something that was asked for may lie in it. Doubt counts as yes.
+    fn concerns(&self, filter: &Filter) -> bool {
+        let too_late = filter
+            .until
+            .zip(self.after_time)
+            .is_some_and(|(until, after)| after >= until);
+        !too_late && filter.epoch.is_none_or(|epoch| epoch == self.after.epoch)
+    }
+}
+
+impl Coverage {
+    /// The same, if what `damage` took may have been asked for.
+    pub(crate) fn short_of(mut self, damage: &Damage, filter: &Filter) -> Self {
+        // A transaction that was read is whole, whatever is damaged elsewhere.
+        let read = filter.transaction.is_some() && self.complete;
+        if damage.concerns(filter) && !read {
+            self.complete = false;
+            self.because = Some(format!(
+                "{} is damaged at byte {}: what was read after {} is lost until it is read again with `trail watch` or `trail index`",
+                damage.file, damage.at, damage.after
+            ));
+        }
+        self
+    }
+}
+
 /// Where reading began and nothing came says nothing, unless it is all there is, or the place of something missing.
 fn without_empty(intervals: Vec<Interval>) -> Vec<Interval> {
     let is_something = |i: &Interval| i.from < i.to || i.apart;

@@ -53,7 +53,7 @@ pub enum Error {
     },
     /// What is read is not what was read before under the same name.
     #[error(
-        "the transaction at {at} ends elsewhere than in the log this store was made from: it is another log with the same file names; use a store of its own for each source"
+        "the store holds another log under the name {}: the transaction at {at} is not the one that was read there; use another --store for this server", .at.file
     )]
     OtherLog {
         /// Start of the transaction.

@@ -10,6 +10,7 @@
 //! tail-7.log        where changes go first: framed, checksummed records, durable at `sync`; the last tail is appended to
 //! seg-5-0.parquet   sealed changes, sorted by table and key; never changed; each digest covers the one before it
 //! schemas-5.json    definitions of tables that were new in a tail; never changed
+//! damaged-6-90.log  what stood behind a damaged byte of a tail; for people, never read
 //! ```
 //!
 //! The way of a change: [`Writer`] turns it into a record (`record`) of the tail (`tail`); it counts once the commit's record is
@@ -39,14 +40,17 @@
 //! * *Tails are held open by readers*, so sealing never disturbs an answer. Segments are opened when they are needed, because nothing
 //!   deletes them yet; merging small segments will have to leave the old ones for a while.
 //! * *Definitions have one number in the whole store*, not one per table: a row finds its definition by the number alone.
-//! * *A damaged record ends a tail*, even if whole ones follow. The position steps back with it, so the log is read again from there;
-//!   if the server has purged it by then, that is a gap like any other. A damaged segment is not repaired; it is named.
+//! * *A damaged record ends a tail*, even if whole ones follow. Readers answer from what stands before it, and coverage says that it
+//!   is not complete (`durable` tells damage from a torn write). The next writer puts the rest aside as `damaged-…`, and the position
+//!   steps back, so the log is read again from there; if the server has purged it by then, that is a gap like any other. A damaged
+//!   segment is not repaired; it is named.
 
 mod catalogue;
 mod codec;
 mod coverage;
 mod delta;
 mod disk;
+mod durable;
 mod error;
 mod filter;
 mod find;
@@ -72,4 +76,4 @@ pub use find::Changes;
 pub use reader::Reader;
 pub use summary::{Status, TableSummary};
 pub use verify::{Progress, Verified, verify};
-pub use writer::{Options, Resume, Source, Start, Writer};
+pub use writer::{Options, Recovered, Resume, Source, Start, Writer};

@@ -39,6 +39,9 @@ pub(crate) struct Manifest {
     pub(crate) usage: BTreeMap<u32, Span>,
     /// What the segments cover, joined.
     pub(crate) intervals: Vec<Interval>,
+    /// Files that keep what stood behind damage in a tail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) damaged: Vec<String>,
 }
 
 /// An immutable Parquet file.
@@ -140,6 +143,7 @@ impl Manifest {
             schemas: Vec::new(),
             usage: BTreeMap::new(),
             intervals: Vec::new(),
+            damaged: Vec::new(),
         })
     }
 
@@ -219,6 +223,7 @@ impl Manifest {
             || numbered("tail-", ".log")
             || numbered("seg-", ".parquet")
             || numbered("schemas-", ".json")
+            || numbered("damaged-", ".log")
     }
 
     /// Whether this manifest names the file.
@@ -226,6 +231,7 @@ impl Manifest {
         self.segments.iter().any(|segment| segment.file == file)
             || self.schemas.iter().any(|schemas| schemas.file == file)
             || self.tails.iter().any(|tail| tail_name(tail.number) == file)
+            || self.damaged.iter().any(|damaged| damaged == file)
     }
 
     /// Deletes what a crash left behind: files of ours that the manifest does not name.

@@ -117,7 +117,11 @@ impl Reader {
 
     /// What an answer to `filter` rests on, and whether it is complete.
     pub fn coverage_of(&self, filter: &Filter) -> Coverage {
-        Coverage::judge(self.snapshot.intervals(), filter)
+        let coverage = Coverage::judge(self.snapshot.intervals(), filter);
+        match self.snapshot.damage() {
+            Some(damage) => coverage.short_of(&damage, filter),
+            None => coverage,
+        }
     }
 
     /// The state of the store.

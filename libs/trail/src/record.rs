@@ -19,8 +19,14 @@ pub(crate) const FRAME: usize = 8;
 /// One record, borrowing from its payload.
 #[derive(Clone, Debug)]
 pub(crate) enum Record<'a> {
-    /// First in each tail: which tail of which store this is.
-    Header { store: &'a str, number: u64 },
+    /// First in each tail: which tail of which store this is, and whether marks end its head; see `durable`.
+    Header {
+        store: &'a str,
+        number: u64,
+        marked: bool,
+    },
+    /// Everything before this byte of the tail is on disk. Stands only in the head.
+    Durable(u64),
     /// A run of the log begins.
     Start(Box<RunStart>),
     /// A definition and its number, as JSON.
@@ -95,6 +101,8 @@ const ROLLBACK: u8 = 9;
 const ABORT: u8 = 10;
 const POSITION: u8 = 11;
 const PREVIOUS: u8 = 12;
+const MARKED_HEADER: u8 = 13;
+const DURABLE: u8 = 14;
 
 const HAS_QUERY: u8 = 0x04;
 const HAS_NEW_KEY: u8 = 0x08;
@@ -114,8 +122,12 @@ pub(crate) fn frame(record: &Record<'_>, out: &mut Vec<u8>) {
 
 fn put(record: &Record<'_>, out: &mut Vec<u8>) {
     match record {
-        Record::Header { store, number } => {
-            out.push(HEADER);
+        Record::Header {
+            store,
+            number,
+            marked,
+        } => {
+            out.push(if *marked { MARKED_HEADER } else { HEADER });
             put_bytes(out, store.as_bytes());
             put_uint(out, *number);
         }
@@ -153,6 +165,10 @@ fn put(record: &Record<'_>, out: &mut Vec<u8>) {
             put_place(out, end);
         }
         Record::Abort => out.push(ABORT),
+        Record::Durable(length) => {
+            out.push(DURABLE);
+            out.extend_from_slice(&length.to_le_bytes());
+        }
         Record::Position(at) => {
             out.push(POSITION);
             put_place(out, at);
@@ -203,10 +219,15 @@ impl<'a> Record<'a> {
                 });
             }
             PREVIOUS => return Ok(Self::Previous(text(walk.0)?.parse().map_err(|_| Malformed)?)),
-            HEADER => Self::Header {
+            kind @ (HEADER | MARKED_HEADER) => Self::Header {
                 store: walk.text()?,
                 number: walk.uint()?,
+                marked: kind == MARKED_HEADER,
             },
+            DURABLE => {
+                let length = walk.take(8)?.try_into().map_err(|_| Malformed)?;
+                Self::Durable(u64::from_le_bytes(length))
+            }
             BEGIN => Self::Begin(binlog::Begin {
                 at: walk.place()?,
                 gtid: walk.gtid()?,
@@ -273,6 +294,20 @@ mod tests {
     use super::{FRAME, Record, Row, RunStart, frame};
     use crate::Source;
 
+    fn update() -> Row<'static> {
+        Row {
+            version: 300,
+            op: Op::Update,
+            flags: 0x11,
+            has_query: true,
+            key: b"k",
+            new_key: Some(b"l"),
+            changed: Some(&[5]),
+            before: Some(b"before"),
+            after: Some(b"after"),
+        }
+    }
+
     fn examples() -> Vec<Record<'static>> {
         let at = LogPos::new("binlog.000007", 4711);
         let gtid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:23".parse().ok();
@@ -284,17 +319,7 @@ mod tests {
             reason: Some("purged".into()),
             apart: true,
         };
-        let row = Row {
-            version: 300,
-            op: Op::Update,
-            flags: 0x11,
-            has_query: true,
-            key: b"k",
-            new_key: Some(b"l"),
-            changed: Some(&[5]),
-            before: Some(b"before"),
-            after: Some(b"after"),
-        };
+        let row = update();
         let insert = Row {
             op: Op::Insert,
             has_query: false,
@@ -310,11 +335,15 @@ mod tests {
             after: None,
             ..row
         };
+        let header = |marked| Record::Header {
+            store: "abc",
+            number: 9,
+            marked,
+        };
         vec![
-            Record::Header {
-                store: "abc",
-                number: 9,
-            },
+            header(false),
+            header(true),
+            Record::Durable(4711),
             Record::Start(Box::new(start)),
             Record::Table {
                 version: 7,

@@ -62,6 +62,8 @@ pub(crate) struct Run {
     pub(crate) definitions: Vec<(u32, Arc<Table>)>,
     /// Definitions that its rows use.
     pub(crate) usage: BTreeMap<u32, Usage>,
+    /// Where the records after the head begin.
+    pub(crate) body: u64,
     /// Bytes up to the end of the last record outside a transaction: what counts.
     pub(crate) visible: u64,
     /// How many of the definitions stand in what counts.
@@ -81,7 +83,7 @@ struct Open {
 }
 
 impl Run {
-    pub(crate) fn new(start: &RunStart, visible: u64) -> Self {
+    pub(crate) fn new(start: &RunStart, body: u64) -> Self {
         let mut interval = Interval::starting(start.epoch, start.at.clone(), start.gtids_before.clone());
         interval.reason.clone_from(&start.reason);
         interval.apart = start.apart;
@@ -91,7 +93,8 @@ impl Run {
             outcomes: Vec::new(),
             definitions: Vec::new(),
             usage: BTreeMap::new(),
-            visible,
+            body,
+            visible: body,
             visible_definitions: 0,
             open: None,
         }
@@ -116,7 +119,7 @@ impl Run {
     /// Takes in the next record, which ends at byte `end` of the tail. An error means that no writer wrote it here.
     pub(crate) fn apply(&mut self, record: &Record<'_>, end: u64) -> Result<(), Malformed> {
         match record {
-            Record::Header { .. } => return Err(Malformed),
+            Record::Header { .. } | Record::Durable(_) => return Err(Malformed),
             Record::Start(start) => self.restart(start)?,
             Record::Table { version, definition } => {
                 let table: Table = serde_json::from_slice(definition).map_err(|_| Malformed)?;

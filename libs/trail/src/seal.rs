@@ -96,7 +96,7 @@ impl Job {
         let path = self.dir.join(tail_name(self.number));
         let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, e))?;
         let damaged = |Malformed| Error::corrupt(&path, "a record cannot be read");
-        let mut frames = Frames::new(&file, &path, 0, self.run.visible);
+        let mut frames = Frames::new(&file, &path, self.run.body, self.run.visible);
         let mut filling = Filling {
             job: self,
             chunk: Chunk::default(),

@@ -13,7 +13,7 @@ use binlog::Position;
 use crate::{
     Error, Interval,
     catalogue::Catalogue,
-    coverage::join,
+    coverage::{Damage, join},
     manifest::{Manifest, Segment, Span, TailEntry, tail_name},
     segment::read::Opened,
     tail::Tail,
@@ -102,7 +102,10 @@ impl Snapshot {
         let state = |s: &Self| {
             (
                 s.manifest.generation,
-                s.tails.iter().map(|tail| tail.run.visible).collect::<Vec<_>>(),
+                s.tails
+                    .iter()
+                    .map(|tail| (tail.run.visible, tail.lost))
+                    .collect::<Vec<_>>(),
             )
         };
         state(self) == state(other)
@@ -130,6 +133,19 @@ impl Snapshot {
     pub(crate) fn intervals(&self) -> Vec<Interval> {
         let tails = self.tails.iter().map(|tail| &tail.run.interval);
         join(self.manifest.intervals.iter().chain(tails).cloned().collect())
+    }
+
+    /// What cannot be read although it was acknowledged.
+    pub(crate) fn damage(&self) -> Option<Damage> {
+        self.tails.iter().find_map(|tail| {
+            let (at, _) = tail.lost?;
+            Some(Damage {
+                file: tail.path.file_name()?.to_string_lossy().into_owned(),
+                at,
+                after: tail.run.interval.end(),
+                after_time: tail.run.interval.to_time,
+            })
+        })
     }
 
     /// From where to where each definition is used.

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     Error,
     codec::Malformed,
+    durable::{MARKS, Marks},
     places::Places,
     record::{FRAME, Record, RunStart, frame},
     run::Run,
@@ -18,6 +19,8 @@ use crate::{
 
 /// Bytes read at once.
 const READ: usize = 256 << 10;
+/// How often a mark is read before it is called damaged. Writing one takes less than a microsecond, and the next comes after a sync.
+const ATTEMPTS: usize = 10;
 
 /// A record as the file holds it.
 #[derive(Clone, Copy, Debug)]
@@ -121,11 +124,12 @@ pub(crate) struct Tail {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<File>,
     pub(crate) run: Run,
-    /// Where the records after the header and the start begin.
-    pub(crate) body: u64,
+    marks: Option<Marks>,
     pub(crate) places: Places,
     /// Why what follows the visible part does not count, if something follows.
     pub(crate) damage: Option<(u64, &'static str)>,
+    /// Where something is wrong with what was on disk already, and what: no write that was cut off looks like that.
+    pub(crate) lost: Option<(u64, &'static str)>,
 }
 
 impl Tail {
@@ -134,15 +138,23 @@ impl Tail {
         let length = file.metadata().map_err(|e| Error::io(&path, e))?.len();
         let mut frames = Frames::new(&file, &path, 0, length);
         let header = frames.next()?.map(|frame| Record::parse(frame.payload));
-        if !matches!(header, Some(Ok(Record::Header { store: s, number: n })) if s == store && n == number) {
-            return Err(Error::corrupt(
-                &path,
-                "it does not begin as this tail of this store must",
-            ));
-        }
-        let (body, run) = match frames.next()? {
+        let marked = match header {
+            Some(Ok(Record::Header {
+                store: s,
+                number: n,
+                marked,
+            })) if s == store && n == number => marked,
+            _ => {
+                return Err(Error::corrupt(
+                    &path,
+                    "it does not begin as this tail of this store must",
+                ));
+            }
+        };
+        let (marks, run) = match frames.next()? {
             Some(Frame { end, payload, .. }) => match Record::parse(payload) {
-                Ok(Record::Start(start)) => (end, Run::new(&start, end)),
+                Ok(Record::Start(start)) if marked => (Some(Marks::at(end)), Run::new(&start, end + MARKS)),
+                Ok(Record::Start(start)) => (None, Run::new(&start, end)),
                 _ => {
                     return Err(Error::corrupt(
                         &path,
@@ -157,9 +169,10 @@ impl Tail {
             path,
             file: Arc::new(file),
             run,
-            body,
+            marks,
             places: Places::default(),
             damage: None,
+            lost: None,
         };
         tail.advance(None)?;
         Ok(tail)
@@ -167,6 +180,8 @@ impl Tail {
 
     /// Takes in what was appended since, up to byte `limit` if there is one; true if something counts that did not before.
     pub(crate) fn advance(&mut self, limit: Option<u64>) -> Result<bool, Error> {
+        // In this order: the marks speak of what is in the file by now.
+        let durable = self.marks()?.into_iter().flatten().max().unwrap_or_default();
         let length = self.file.metadata().map_err(|e| Error::io(&self.path, e))?.len();
         let from = self.run.visible;
         let mut frames = Frames::new(
@@ -195,6 +210,8 @@ impl Tail {
             }
         }
         self.damage = self.damage.or_else(|| frames.damage());
+        let (good, what) = self.damage.unwrap_or((frames.at, "it is too short"));
+        self.lost = (good < durable).then_some((good, what));
         if self.run.is_open() {
             self.run.close();
             self.places.keep(self.run.outcomes.len());
@@ -205,9 +222,41 @@ impl Tail {
         Ok(self.run.visible > from)
     }
 
+    /// What the marks say. A tail of an earlier release has none.
+    fn marks(&self) -> Result<[Option<u64>; 2], Error> {
+        let Some(marks) = self.marks else {
+            return Ok([None; 2]);
+        };
+        match marks.read(&self.file).map_err(|e| Error::io(&self.path, e))? {
+            [None, None] => Err(Error::corrupt(
+                &self.path,
+                "the marks of what is on disk are damaged",
+            )),
+            marks => Ok(marks),
+        }
+    }
+
+    /// Whether it is as it was written, as far as its marks tell. That one of them holds is enough to go on.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if let Some((at, what)) = self.lost {
+            let what = format!("at byte {at} of what was on disk already {what}");
+            return Err(Error::corrupt(&self.path, what));
+        }
+        if self.marks.is_none() {
+            return Ok(());
+        }
+        // A writer may be at one of them just now.
+        for _ in 0..ATTEMPTS {
+            if !self.marks()?.contains(&None) {
+                return Ok(());
+            }
+        }
+        Err(Error::corrupt(&self.path, "a mark of what is on disk is damaged"))
+    }
+
     /// The frames that count.
     pub(crate) fn frames(&self) -> Frames<'_> {
-        self.frames_in(self.body..self.run.visible)
+        self.frames_in(self.run.body..self.run.visible)
     }
 
     /// The frames that begin and end within `bytes`.
@@ -222,6 +271,7 @@ pub(crate) struct Appender {
     pub(crate) number: u64,
     pub(crate) path: PathBuf,
     file: File,
+    marks: Option<Marks>,
     pub(crate) run: Run,
     /// Bytes written to the file, on disk or not.
     written: u64,
@@ -241,8 +291,14 @@ impl Appender {
         buffer_max: usize,
     ) -> Result<Self, Error> {
         let mut buffer = Vec::with_capacity(buffer_max.min(64 << 10));
-        frame(&Record::Header { store, number }, &mut buffer);
+        let header = Record::Header {
+            store,
+            number,
+            marked: true,
+        };
+        frame(&header, &mut buffer);
         frame(&Record::Start(Box::new(start.clone())), &mut buffer);
+        let marks = Some(Marks::put(&mut buffer));
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -255,6 +311,7 @@ impl Appender {
             number,
             path,
             file,
+            marks,
             run,
             written: 0,
             buffer,
@@ -268,7 +325,11 @@ impl Appender {
     /// Goes on with a tail that was read; what does not count is cut off.
     pub(crate) fn reopen(tail: Tail, buffer_max: usize) -> Result<Self, Error> {
         let Tail {
-            number, path, run, ..
+            number,
+            path,
+            run,
+            marks,
+            ..
         } = tail;
         let file = OpenOptions::new()
             .write(true)
@@ -279,12 +340,17 @@ impl Appender {
             number,
             path,
             file,
+            marks,
             run,
             written,
             buffer: Vec::new(),
             buffer_max,
             dirty: true,
         };
+        // The marks first: what is cut off on purpose must not look lost.
+        appender.mark()?;
+        appender.mark()?;
+        appender.sync_data()?;
         appender
             .file
             .set_len(written)
@@ -313,7 +379,7 @@ impl Appender {
     }
 
     /// Hands what is held back to the system.
-    fn flush(&mut self) -> Result<(), Error> {
+    pub(crate) fn flush(&mut self) -> Result<(), Error> {
         if self.buffer.is_empty() {
             return Ok(());
         }
@@ -331,9 +397,30 @@ impl Appender {
     pub(crate) fn sync(&mut self) -> Result<(), Error> {
         self.flush()?;
         if std::mem::take(&mut self.dirty) {
-            self.file.sync_data().map_err(|e| Error::io(&self.path, e))?;
+            self.sync_data()?;
+            self.mark()?;
         }
         Ok(())
+    }
+
+    /// Puts everything on disk, the mark that says so included.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        self.sync()?;
+        self.sync_data()
+    }
+
+    fn sync_data(&self) -> Result<(), Error> {
+        self.file.sync_data().map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// Marks what is written as on disk.
+    fn mark(&mut self) -> Result<(), Error> {
+        match &mut self.marks {
+            Some(marks) => marks
+                .set(&self.file, self.written)
+                .map_err(|e| Error::io(&self.path, e)),
+            None => Ok(()),
+        }
     }
 
     /// The run, once nothing more is appended.

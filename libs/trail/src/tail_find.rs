@@ -206,7 +206,7 @@ fn scan(
     } else {
         tail.places.of(wanted.keys(), tail.run.visible)
     };
-    let parts = keyed.unwrap_or_else(|| vec![(0, tail.body..tail.run.visible)]);
+    let parts = keyed.unwrap_or_else(|| vec![(0, tail.run.body..tail.run.visible)]);
     for (txn, bytes) in parts {
         if !scan_part(tail, txn, bytes, wanted, &mut see)? {
             break;

@@ -35,8 +35,8 @@ pub struct Verified {
     pub changes: u64,
     /// Bytes of segments and tails.
     pub bytes: u64,
-    /// Bytes at the end of the last tail that do not count: a write that is going on, or one that a crash cut off. They were never
-    /// acknowledged, and the next writer removes them.
+    /// Bytes at the end of the last tail that do not count: a write that is going on, or one that a crash cut off. No mark says that
+    /// they were acknowledged, and the next writer removes them.
     pub torn: u64,
 }
 
@@ -81,6 +81,7 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Veri
             total,
             file: &name,
         });
+        tail.check()?;
         done.changes += rows.check_tail(tail)?;
         done.bytes += tail.run.visible;
         let length = tail.file.metadata().map_err(|e| Error::io(&tail.path, e))?.len();

@@ -1,6 +1,8 @@
 //! The one process that appends.
 
 mod feed;
+mod known;
+mod recover;
 mod sink;
 
 use std::{
@@ -23,8 +25,10 @@ use crate::{
     record::{Record, RunStart},
     run::Run,
     seal::{Job, Sealed, Sealing},
-    tail::{Appender, Tail},
+    tail::Appender,
 };
+
+pub use recover::Recovered;
 
 /// The server whose log a store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +116,9 @@ pub struct Writer {
     cursor: Option<Cursor>,
     txn: Txn,
     skipped: u64,
+    /// How many known transactions will still be held against the store's since the last start.
+    compare: u32,
+    recovered: Option<Recovered>,
     poisoned: bool,
     scratch: sink::Scratch,
     /// Holds the lock; last, so that it goes last.
@@ -131,8 +138,12 @@ struct Cursor {
 #[derive(Debug)]
 enum Txn {
     None,
-    /// The store has it already; where it begins.
-    Known(LogPos),
+    /// The store has it already, or so its place says.
+    Known {
+        begin: Begin,
+        /// Whether it does something that the store keeps.
+        acts: bool,
+    },
     New {
         begin: Begin,
         query: Option<Arc<str>>,
@@ -173,6 +184,8 @@ impl Writer {
             cursor: None,
             txn: Txn::None,
             skipped: 0,
+            compare: 0,
+            recovered: None,
             poisoned: false,
             scratch: sink::Scratch::default(),
             _lock: lock,
@@ -181,28 +194,9 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Takes up the tails: the last one is cut after its last whole record and goes on, one before it is sealed.
-    fn recover(&mut self) -> Result<(), Error> {
-        for TailEntry { number, length } in self.manifest.tails.clone() {
-            let path = self.dir.join(tail_name(number));
-            let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-            let tail = Tail::open(path, &self.manifest.store, number, file)?;
-            for (version, table) in &tail.run.definitions {
-                self.catalogue.insert(*version, table);
-            }
-            match length {
-                None => self.tail = Some(Appender::reopen(tail, self.options.buffer_bytes_max)?),
-                Some(length) if length == tail.run.visible => self.seal(number, tail.run)?,
-                Some(length) => {
-                    let (at, what) = tail.damage.unwrap_or((tail.run.visible, "it is too short"));
-                    return Err(Error::corrupt(
-                        &tail.path,
-                        format!("at byte {at} of {length} {what}"),
-                    ));
-                }
-            }
-        }
-        Ok(())
+    /// The damage that was found when the store was opened, if there was any. People should know.
+    pub fn recovered(&self) -> Option<&Recovered> {
+        self.recovered.as_ref()
     }
 
     /// Where to go on reading: the end of the latest interval. None before the first [`Writer::start`].
@@ -248,7 +242,7 @@ impl Writer {
             writer.abandon()?;
             writer.settle()?;
             if let Some(tail) = &mut writer.tail {
-                tail.sync()?;
+                tail.finish()?;
                 if tail.len() >= writer.options.tail_bytes_max / WORTH_SEALING {
                     writer.turn()?;
                 }

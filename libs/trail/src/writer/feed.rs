@@ -6,7 +6,7 @@
 
 use binlog::{GtidSet, LogPos};
 
-use super::{Cursor, Source, Start, Txn, Writer};
+use super::{Cursor, Source, Start, Txn, Writer, known};
 use crate::{
     Error, Interval,
     record::{Record, RunStart},
@@ -38,6 +38,7 @@ impl Writer {
                 ahead: None,
                 source: source.clone(),
             });
+            writer.compare = known::COMPARED;
             if !goes_on {
                 return writer.begin_tail(&RunStart {
                     source,
@@ -129,7 +130,7 @@ impl Writer {
     pub(super) fn abandon(&mut self) -> Result<(), Error> {
         match std::mem::replace(&mut self.txn, Txn::None) {
             Txn::New { .. } => self.append(&Record::Abort),
-            Txn::None | Txn::Known(_) => Ok(()),
+            Txn::None | Txn::Known { .. } => Ok(()),
         }
     }
 

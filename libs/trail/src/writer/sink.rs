@@ -5,6 +5,8 @@ use std::sync::Arc;
 use binlog::{Begin, Commit, Ddl, GtidSet, Image, LogPos, Op, Problem, RowChange, RowKey, Sink, Table};
 
 use super::{Txn, Writer, feed::order};
+use types::Micros;
+
 use crate::{
     Error,
     delta::{Delta, new_key},
@@ -116,13 +118,13 @@ impl Writer {
     fn takes(&self, what: &'static str) -> Result<bool, Error> {
         match &self.txn {
             Txn::New { .. } => Ok(true),
-            Txn::Known(_) => Ok(false),
+            Txn::Known { .. } => Ok(false),
             Txn::None => Err(order(what, &self.place())),
         }
     }
 
     /// The transaction's end is fed: a tail that is full is turned here, so that a run never ends within one.
-    fn end(&mut self, end: &LogPos, record: &Record<'_>) -> Result<(), Error> {
+    fn end(&mut self, end: &LogPos, time: Option<Micros>, record: &Record<'_>) -> Result<(), Error> {
         match std::mem::replace(&mut self.txn, Txn::None) {
             Txn::New { .. } => {
                 self.append(record)?;
@@ -138,14 +140,8 @@ impl Writer {
                     Ok(())
                 }
             }
-            Txn::Known(at) => {
-                let epoch = self.cursor.as_ref().map(|cursor| cursor.epoch);
-                if !self
-                    .pieces()
-                    .any(|i| Some(i.epoch) == epoch && i.covers(&at) && *end <= i.to)
-                {
-                    return Err(Error::OtherLog { at });
-                }
+            Txn::Known { begin, acts } => {
+                self.check_known(&begin, end, time.filter(|_| acts))?;
                 self.skipped += 1;
                 self.walk(end)
             }
@@ -195,7 +191,10 @@ impl Sink for Writer {
             }
             writer.walk(&begin.at)?;
             if !writer.wants(&begin.at) {
-                writer.txn = Txn::Known(begin.at.clone());
+                writer.txn = Txn::Known {
+                    begin: begin.clone(),
+                    acts: false,
+                };
                 return Ok(());
             }
             writer.ensure_run()?;
@@ -211,6 +210,7 @@ impl Sink for Writer {
     fn row(&mut self, change: &RowChange<'_>) -> Result<(), Error> {
         self.guarded(|writer| {
             if !writer.takes("a row comes outside of a transaction")? {
+                writer.note_act();
                 return Ok(());
             }
             let version = writer.version_of(change.table)?;
@@ -228,6 +228,7 @@ impl Sink for Writer {
     fn ddl(&mut self, ddl: &Ddl<'_>) -> Result<(), Error> {
         self.guarded(|writer| {
             if !writer.takes("a statement comes outside of a transaction")? {
+                writer.note_act();
                 return Ok(());
             }
             let record = DdlRecord {
@@ -244,6 +245,7 @@ impl Sink for Writer {
             writer.takes("a commit comes outside of a transaction")?;
             writer.end(
                 &commit.end,
+                Some(commit.time),
                 &Record::Commit {
                     end: commit.end.clone(),
                     time: commit.time,
@@ -255,7 +257,7 @@ impl Sink for Writer {
     fn rollback(&mut self, end: &LogPos) -> Result<(), Error> {
         self.guarded(|writer| {
             writer.takes("a rollback comes outside of a transaction")?;
-            writer.end(end, &Record::Rollback { end: end.clone() })
+            writer.end(end, None, &Record::Rollback { end: end.clone() })
         })
     }
 

@@ -7,9 +7,10 @@ use types::Fault;
 
 use crate::{
     basics::tiny,
-    fixture::{feed, orders, simple, source, start_at},
+    fixture::{TxnSpec, feed, orders, simple, source, start_at},
 };
-use binlog::{Commit, LogPos, Sink};
+use binlog::LogPos;
+use types::Micros;
 
 #[test]
 fn a_folder_without_a_store_is_told_from_an_empty_store() {
@@ -107,23 +108,59 @@ fn a_store_follows_one_source() {
 
 #[test]
 fn another_log_with_the_same_names_is_noticed() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut writer = Writer::open(dir.path(), tiny()).unwrap();
+    let other_gtid = "8a1fa47a-71ca-11e1-9e33-c80aa9429562:1".parse().ok();
     let at = LogPos::new("binlog.000001", 4);
-    writer.start(start_at(0, &at)).unwrap();
-    feed(&mut writer, &simple(&orders(), 0)).unwrap();
-    writer.start(start_at(0, &at)).unwrap();
     let same = simple(&orders(), 0);
-    writer
-        .begin(&binlog::Begin {
-            at,
-            gtid: None,
-            thread_id: None,
-        })
-        .unwrap();
-    let longer = Commit {
-        end: LogPos::new("binlog.000001", 150),
-        time: same.time,
-    };
-    assert!(matches!(writer.commit(&longer), Err(Error::OtherLog { .. })));
+    let others = [
+        (
+            "it ends beyond what was read",
+            TxnSpec {
+                gtid: None,
+                end: LogPos::new("binlog.000001", 1_150),
+                ..same.clone()
+            },
+        ),
+        (
+            "its GTID is another server's",
+            TxnSpec {
+                gtid: other_gtid,
+                ..same.clone()
+            },
+        ),
+        (
+            "it was committed at another time",
+            TxnSpec {
+                gtid: None,
+                time: Micros(same.time.0 + 1),
+                ..same.clone()
+            },
+        ),
+        (
+            "it begins within another",
+            TxnSpec {
+                gtid: None,
+                at: LogPos::new("binlog.000001", 50),
+                ..same
+            },
+        ),
+    ];
+    for (what, other) in others {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(dir.path(), tiny()).unwrap();
+        writer.start(start_at(0, &at)).unwrap();
+        (0..10).for_each(|number| feed(&mut writer, &simple(&orders(), number)).unwrap());
+        writer.start(start_at(0, &at)).unwrap();
+        let refused = feed(&mut writer, &other).unwrap_err();
+        assert!(matches!(refused, Error::OtherLog { .. }), "{what}: {refused}");
+        assert!(
+            refused
+                .to_string()
+                .contains("another log under the name binlog.000001"),
+            "{refused}"
+        );
+        // What it should have been is taken as known.
+        writer.start(start_at(0, &at)).unwrap();
+        (0..10).for_each(|number| feed(&mut writer, &simple(&orders(), number)).unwrap());
+        assert_eq!(writer.skipped_transactions(), 10, "{what}");
+    }
 }
