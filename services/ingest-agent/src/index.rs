@@ -305,7 +305,18 @@ fn start(writer: &mut Writer, name: &FileName, candidate: &Candidate) -> Result<
         let follows =
             resume.at.file.is_followed_by(name) && !previous.is_empty() && resume.gtids.includes(&previous);
         if follows {
-            binlog::Sink::position(writer, &at).map_err(|error| store_error(&candidate.path, &error))?;
+            // The file before may have been read by another process, and may have ended within a transaction.
+            let end = Start {
+                source: source.clone(),
+                epoch: resume.epoch,
+                at: resume.at.clone(),
+                gtids_before: GtidSet::default(),
+                reason: None,
+            };
+            writer
+                .start(end)
+                .and_then(|()| binlog::Sink::position(writer, &at))
+                .map_err(|error| store_error(&candidate.path, &error))?;
         } else {
             reason = Some(format!(
                 "{} was not read to an end that says {name} follows",

@@ -61,7 +61,7 @@ pub(super) fn verify(store: &Path, args: &args::Report) -> Result<Exit, Error> {
         };
         print_json(&report, args.format)?;
     }
-    result.map_err(|error| store_fault(&error).hint("restore this file from a copy of the store, or read the log anew into an empty store; nothing was changed"))?;
+    result.map_err(|error| store_fault(&error).hint("nothing was changed; the next `trail watch` or `trail index` reads again what a damaged tail-*.log lost; restore any other file from a copy of the store, or read the log anew into an empty store"))?;
     if args.format == ReportFormat::Table {
         let seconds = begin.elapsed().as_secs_f64();
         print(&format!(
@@ -72,7 +72,7 @@ pub(super) fn verify(store: &Path, args: &args::Report) -> Result<Exit, Error> {
         ))?;
         if found.torn > 0 {
             note::note(&format!(
-                "{} at the end of the tail belong to a write that is going on or was cut off; they were never part of the store",
+                "{} at the end of the tail belong to a write that is going on or was cut off; they do not count, and what they hold is read again",
                 size(found.torn)
             ));
         }

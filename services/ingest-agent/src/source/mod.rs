@@ -72,6 +72,9 @@ pub async fn watch(
     stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let writer = open(watch)?;
+    if let Some(recovered) = writer.recovered() {
+        notify(Notice::Warning(&recovered.to_string()));
+    }
     let identity = Identity::derive(&watch.store, watch.server_id);
     let mut follower = Follower {
         watch,

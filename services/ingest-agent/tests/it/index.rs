@@ -193,6 +193,69 @@ fn a_damaged_file_says_where_and_what_came_before_is_kept() {
 }
 
 #[test]
+fn a_log_that_a_crash_ended_is_followed_by_the_next_in_another_command() {
+    for engine in [Engine::Mysql8, Engine::Mysql9] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut server = Server::private(engine, &folder.path().join("server"), &[]);
+        server.sql("CREATE DATABASE s; CREATE TABLE s.t (id INT PRIMARY KEY); INSERT INTO s.t VALUES (1)");
+        let (first, _) = server.position();
+        server.kill();
+        server.start_again(&[]);
+        server.sql("INSERT INTO s.t VALUES (2)");
+        let (second, _) = server.position();
+        assert_ne!(first, second, "a server that starts begins a log");
+        let store = folder.path().join("store");
+        let index = |name: &str| index(&store, &[&server.binlog(name)]);
+        let run = index(&first).ends_with(0);
+        assert!(run.err.contains("its server crashed"), "{}", run.err);
+        index(&second).ends_with(0);
+        // PREVIOUS_GTIDS of the second log proves that nothing lies between.
+        ask(&store, &["coverage"]).ends_with(0);
+        assert_eq!(changes_of(&store, "s").len(), 2, "{}", engine.name());
+        index(&first).ends_with(0);
+        index(&second).ends_with(0);
+        ask(&store, &["verify"]).ends_with(0);
+    }
+}
+
+#[test]
+fn a_damaged_tail_is_told_and_heals_when_the_log_is_read_again() {
+    let logs = Logs::make(Engine::Mariadb);
+    let store = logs.store("damaged");
+    let log = &[logs.files[0].as_path()];
+    index(&store, log).ends_with(0);
+    let tail = fs::read_dir(&store)
+        .expect("the store")
+        .map(|entry| entry.expect("a file").path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .expect("a tail");
+    let mut bytes = fs::read(&tail).expect("the tail");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(&tail, bytes).expect("damage");
+    let name = tail.file_name().and_then(|name| name.to_str()).expect("a name");
+    ask(&store, &["verify"]).fails(1, &[name, "at byte", "on disk already"]);
+    for question in ["changes", "coverage", "tables"] {
+        let run = ask(&store, &[question]).ends_with(3);
+        assert!(
+            run.err.contains("INCOMPLETE") && run.err.contains(name),
+            "{}",
+            run.err
+        );
+    }
+    let run = index(&store, log).ends_with(0);
+    assert!(
+        run.err.contains("was damaged at byte") && run.err.contains("are kept in damaged-"),
+        "{}",
+        run.err
+    );
+    assert_eq!(ids(&logs, &store).len(), 10);
+    ask(&store, &["verify"]).ends_with(0);
+    ask(&store, &["coverage"]).ends_with(0);
+    assert!(!index(&store, log).ends_with(0).err.contains("damaged"));
+}
+
+#[test]
 fn what_is_no_log_is_refused_before_anything_is_read() {
     let logs = Logs::make(Engine::Mariadb);
     let write = |name: &str, bytes: &[u8]| {

@@ -4,6 +4,7 @@ mod answers;
 mod faults;
 mod filters;
 mod follow;
+mod foreign;
 mod formats;
 mod index;
 mod live;
