@@ -1,9 +1,12 @@
 //! A connection to the source, and what the source is.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, net::IpAddr, time::Duration};
 
 use binlog::{ColumnFacts, GtidSet, LogPos};
-use mysql_async::{Conn, DriverError, Error as MysqlError, Opts, OptsBuilder, SslOpts, prelude::Queryable};
+use mysql_async::{
+    Conn, DriverError, Error as MysqlError, IoError, Opts, OptsBuilder, SslOpts, prelude::Queryable,
+};
+use rustls::CertificateError;
 use tokio::time::timeout;
 use types::Code;
 
@@ -21,13 +24,26 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Longest wait for the answer to one of our questions.
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
 
+/// The largest packet a client may accept, and so the largest event: what replicas of the servers' own use.
+const PACKET_BYTES_MAX: usize = 1 << 30;
+
 /// How to connect, as often as it takes.
-#[derive(Debug)]
 pub(super) struct Connector {
     encrypted: Option<Opts>,
     plain: Option<Opts>,
+    /// The certificate's authority is checked, but not whom it names.
+    any_name: bool,
     /// The source for messages: host and port, or the socket's path.
     pub(super) what: String,
+}
+
+/// The client library's options hold the password in clear.
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("what", &self.what)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connector {
@@ -35,6 +51,7 @@ impl Connector {
         let mut builder = OptsBuilder::default()
             .user(Some(&watch.user))
             .prefer_socket(false)
+            .max_allowed_packet(Some(PACKET_BYTES_MAX))
             .tcp_keepalive(Some(Duration::from_secs(30)));
         if let Some(password) = &watch.password {
             builder = builder.pass(Some(password.expose()));
@@ -42,7 +59,11 @@ impl Connector {
         let what = match &watch.address {
             Address::Tcp { host, port } => {
                 builder = builder.ip_or_hostname(host).tcp_port(*port);
-                format!("{host}:{port}")
+                if host.contains(':') {
+                    format!("[{host}]:{port}")
+                } else {
+                    format!("{host}:{port}")
+                }
             }
             Address::Socket(path) => {
                 let text = path
@@ -56,6 +77,7 @@ impl Connector {
         let plain = socket || matches!(watch.tls.mode, TlsMode::Disabled | TlsMode::Preferred);
         let encrypted = !socket && watch.tls.mode != TlsMode::Disabled;
         Ok(Self {
+            any_name: watch.tls.mode == TlsMode::VerifyCa,
             plain: plain.then(|| builder.clone().ssl_opts(None).into()),
             encrypted: encrypted.then(|| builder.ssl_opts(ssl(&watch.tls)).into()),
             what,
@@ -65,19 +87,37 @@ impl Connector {
     /// A new connection: encrypted if the mode says so; plain only if the mode allows it and the server offers nothing else.
     pub(super) async fn connect(&self) -> Result<Conn, Fault> {
         match (&self.encrypted, &self.plain) {
-            (Some(encrypted), Some(plain)) => match self.open(encrypted).await {
+            (Some(encrypted), Some(plain)) => match self.open_encrypted(encrypted).await {
                 Err(Some(MysqlError::Driver(DriverError::NoClientSslFlagFromServer))) => {
                     self.open(plain).await
                 }
                 other => other,
             },
-            (Some(only), None) | (None, Some(only)) => self.open(only).await,
+            (Some(encrypted), None) => self.open_encrypted(encrypted).await,
+            (None, Some(plain)) => self.open(plain).await,
             (None, None) => Err(None),
         }
         .map_err(|error| match error {
             Some(error) => judge(&self.what, &error),
             None => Fault::Transient(self.late("it did not answer", CONNECT)),
         })
+    }
+
+    /// The library has no working way to check a certificate's authority without the name it is for (it looks for words that its TLS
+    /// library no longer says). A certificate that fails by its name alone is therefore checked again, whole, against a name it does have.
+    async fn open_encrypted(&self, opts: &Opts) -> Result<Conn, Option<MysqlError>> {
+        let failed = match self.open(opts).await {
+            Err(Some(error)) if self.any_name => error,
+            other => return other,
+        };
+        match (presented_name(&failed), opts.ssl_opts()) {
+            (Some(name), Some(ssl)) => {
+                let ssl = ssl.clone().with_danger_tls_hostname_override(Some(name));
+                let builder = OptsBuilder::from_opts(opts.clone()).ssl_opts(ssl);
+                self.open(&builder.into()).await
+            }
+            _ => Err(Some(failed)),
+        }
     }
 
     async fn open(&self, opts: &Opts) -> Result<Conn, Option<MysqlError>> {
@@ -105,6 +145,32 @@ impl Connector {
             Err(_) => Err(Fault::Transient(self.late("a question was not answered", ANSWER))),
         }
     }
+}
+
+/// A name that a certificate has, if it was refused only because it lacks the one that was asked for. The authority is checked before.
+fn presented_name(error: &MysqlError) -> Option<String> {
+    let MysqlError::Io(IoError::Io(error)) = error else {
+        return None;
+    };
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) => {
+            presented.iter().find_map(|name| plain_name(name))
+        }
+        _ => None,
+    }
+}
+
+/// `DnsName("*.example.com")` or `IpAddress(127.0.0.1)`, as a name to ask for.
+fn plain_name(presented: &str) -> Option<String> {
+    if let Some(dns) = presented.strip_prefix("DnsName(\"") {
+        let dns = dns.strip_suffix("\")")?;
+        return Some(
+            dns.strip_prefix('*')
+                .map_or_else(|| dns.to_owned(), |rest| format!("any{rest}")),
+        );
+    }
+    let ip = presented.strip_prefix("IpAddress(")?.strip_suffix(')')?;
+    ip.parse::<IpAddr>().ok().map(|ip| ip.to_string())
 }
 
 fn ssl(tls: &Tls) -> SslOpts {
@@ -243,22 +309,61 @@ impl Facts {
     }
 }
 
-/// The present end of the log.
-pub(super) async fn log_end(connector: &Connector, conn: &mut Conn, facts: &Facts) -> Result<LogPos, Fault> {
+/// The present end of the log, and a warning if the server leaves schemas out of it.
+pub(super) async fn log_end(
+    connector: &Connector,
+    conn: &mut Conn,
+    facts: &Facts,
+) -> Result<(LogPos, Option<String>), Fault> {
     let question = if facts.has_new_names() {
         sql::STATUS
     } else {
         sql::STATUS_OLD
     };
     let row: Option<mysql_async::Row> = connector.answer(conn.query_first(question)).await?;
-    row.and_then(|row| Some(LogPos::new(&row.get::<String, _>(0)?, row.get::<u64, _>(1)?)))
+    let end = row
+        .as_ref()
+        .and_then(|row| Some(LogPos::new(&row.get::<String, _>(0)?, row.get::<u64, _>(1)?)))
         .ok_or_else(|| {
             Fault::Permanent(Error::new(
                 Code::Refused,
                 &connector.what,
                 "the server does not say where its log ends",
             ))
-        })
+        })?;
+    let filter = |column| {
+        let names: Option<Option<String>> = row.as_ref().and_then(|row| row.get(column));
+        names.flatten().unwrap_or_default()
+    };
+    Ok((end, left_out(&filter(2), &filter(3))))
+}
+
+/// What `binlog_do_db` and `binlog_ignore_db` keep out of the log.
+fn left_out(only: &str, ignored: &str) -> Option<String> {
+    let what = match (only, ignored) {
+        ("", "") => return None,
+        ("", ignored) => format!("binlog_ignore_db leaves changes of {ignored} out of the log"),
+        (only, _) => format!("binlog_do_db leaves changes of all schemas but {only} out of the log"),
+    };
+    Some(format!("{what}: they cannot be seen here, found or undone"))
+}
+
+/// MariaDB: the last transaction of each domain before `at`; none if the server cannot tell. Not knowing it is no failure: what the
+/// files say remains.
+pub(super) async fn gtids_before(
+    connector: &Connector,
+    conn: &mut Conn,
+    at: &LogPos,
+) -> Result<Option<GtidSet>, Fault> {
+    let question = conn.exec_first(sql::MARIADB_BEFORE, (at.file.as_str(), at.offset));
+    let question = async {
+        match question.await {
+            Err(MysqlError::Server(_)) => Ok(None),
+            other => other,
+        }
+    };
+    let answer: Option<Option<String>> = connector.answer(question).await?;
+    Ok(answer.flatten().and_then(|text| text.parse().ok()))
 }
 
 /// The logs the server still has, oldest first, with their lengths.

@@ -1,25 +1,19 @@
-//! The store as a sink that is told where it begins when the first transaction shows it.
+//! The store as a sink that remembers whether anything was committed to it.
 
 use binlog::{Begin, Commit, Ddl, GtidSet, LogPos, RowChange, Sink};
-use trail::{Error, Start, Writer};
+use trail::{Error, Writer};
 
-/// When the source was asked by GTID, nobody knows the place before the first transaction comes.
+/// The store.
 pub(super) struct Intake<'a> {
     pub(super) writer: &'a mut Writer,
-    /// What is still to be told, with the place of the first transaction.
-    pub(super) begin: &'a mut Option<Start>,
+    /// A transaction was committed: the session got somewhere.
+    pub(super) advanced: &'a mut bool,
 }
 
 impl Sink for Intake<'_> {
     type Error = Error;
 
     fn begin(&mut self, begin: &Begin) -> Result<(), Error> {
-        if let Some(start) = self.begin.take() {
-            self.writer.start(Start {
-                at: begin.at.clone(),
-                ..start
-            })?;
-        }
         self.writer.begin(begin)
     }
 
@@ -32,7 +26,9 @@ impl Sink for Intake<'_> {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
-        self.writer.commit(commit)
+        self.writer.commit(commit)?;
+        *self.advanced = true;
+        Ok(())
     }
 
     fn rollback(&mut self, end: &LogPos) -> Result<(), Error> {
@@ -40,18 +36,10 @@ impl Sink for Intake<'_> {
     }
 
     fn position(&mut self, next: &LogPos) -> Result<(), Error> {
-        if self.begin.is_some() {
-            Ok(())
-        } else {
-            self.writer.position(next)
-        }
+        self.writer.position(next)
     }
 
     fn previous(&mut self, gtids: &GtidSet) -> Result<(), Error> {
-        if self.begin.is_some() {
-            Ok(())
-        } else {
-            self.writer.previous(gtids)
-        }
+        self.writer.previous(gtids)
     }
 }

@@ -22,10 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use binlog::{ColumnFacts, Decoder, FeedError, LogPos, event::kind};
+use binlog::{ColumnFacts, Decoder, FeedError, GtidSet, LogPos, event::kind};
 use mysql_async::Conn;
 use tokio::sync::watch;
-use trail::{Options, Source, Writer};
+use trail::{Options, Resume, Source, Writer};
 use types::{Code, Fault as _};
 
 use self::{
@@ -34,13 +34,23 @@ use self::{
     fault::Fault,
     identity::Identity,
     intake::Intake,
-    plan::{From, State},
-    stream::Events,
+    plan::State,
+    stream::{Events, Request},
 };
-use crate::{error::Error, options::Watch};
+use crate::{
+    error::Error,
+    options::{Start, Watch},
+};
 
 /// Longest time a commit stays in memory while events keep coming.
 const SYNC: Duration = Duration::from_millis(200);
+/// A server that seems to have been set back is asked so often, at this distance, before that is believed.
+const DOUBTS: u32 = 10;
+const DOUBT: Duration = Duration::from_secs(1);
+/// Longest time that events wait for what the server's catalogue says of a table.
+const LOOKUP: Duration = Duration::from_secs(10);
+/// How long the catalogue is not asked again after it could not be.
+const LOOKUP_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a person should know while a server is followed.
 #[derive(Debug)]
@@ -49,7 +59,7 @@ pub enum Notice<'a> {
     Following {
         /// What.
         source: &'a Source,
-        /// From where; none when the server was asked by GTID.
+        /// From where.
         from: Option<&'a LogPos>,
     },
     /// Works, but less well than it could.
@@ -87,6 +97,7 @@ pub async fn watch(
         following: false,
         advanced: false,
         catalogue: None,
+        catalogue_failed: None,
     };
     let outcome = follower.run().await;
     let finished = follower.writer.take().map_or(Ok(()), |writer| {
@@ -115,10 +126,19 @@ struct Follower<'a> {
     purged: Option<String>,
     /// A session has begun to read: from now on a lost connection is waited for.
     following: bool,
-    /// The present session has stored something.
+    /// The present session has committed something to the store.
     advanced: bool,
     /// A second connection, for questions about tables while the first one streams.
     catalogue: Option<Conn>,
+    /// When the catalogue could not be asked.
+    catalogue_failed: Option<Instant>,
+}
+
+/// What a session finds when it connects.
+struct Found {
+    facts: Facts,
+    state: State,
+    warnings: Vec<String>,
 }
 
 impl Follower<'_> {
@@ -134,9 +154,10 @@ impl Follower<'_> {
             }
             let error = match fault {
                 Fault::Transient(error) if self.following => error,
-                Fault::Purged(why) if self.purged.is_none() && self.watch.start.is_none() => {
+                Fault::Purged(why) if self.resume().is_some() => {
+                    let error = Error::new(Code::Unavailable, &self.connector.what, &why);
                     self.purged = Some(why);
-                    continue;
+                    error
                 }
                 other => return Err(other.into_error(&self.connector.what)),
             };
@@ -161,8 +182,85 @@ impl Follower<'_> {
             self.writer = Some(open(self.watch).map_err(Fault::Transient)?);
         }
         let mut conn = self.connector.connect().await?;
-        let facts = Facts::ask(&self.connector, &mut conn).await?;
-        let warnings = facts.check(&self.connector.what).map_err(Fault::Permanent)?;
+        let Some(found) = self.look(&mut conn).await? else {
+            return Ok(());
+        };
+        let Found {
+            facts,
+            mut state,
+            warnings,
+        } = found;
+        let target = self.watch.until_caught_up.then(|| state.end.clone());
+        let resume = self.resume();
+        // What our own earlier session stored contradicts no start.
+        let wanted = self
+            .watch
+            .start
+            .as_ref()
+            .filter(|_| !self.following || resume.is_none());
+        if let (None, Some(Start::After(gtids))) = (&resume, wanted) {
+            plan::check_gtids(&state, gtids).map_err(Fault::Permanent)?;
+            let Some(located) = self.locate(conn, &facts, &state, gtids).await? else {
+                return Ok(());
+            };
+            state.located = Some(located);
+            conn = self.connector.connect().await?;
+        }
+        let purged = self.purged.take();
+        let begin = plan::plan(&self.connector.what, state, resume, wanted, purged.as_deref())?;
+        let (source, at) = (begin.source.clone(), begin.at.clone());
+        self.begin(begin)?;
+        self.warn(&warnings);
+        if target.as_ref().is_some_and(|target| at >= *target) {
+            return Ok(());
+        }
+        let request = Request::From(&at);
+        let mut events = Events::open(
+            &self.connector,
+            conn,
+            &self.identity,
+            &request,
+            facts.is_mariadb(),
+        )
+        .await?;
+        (self.notify)(Notice::Following {
+            source: &source,
+            from: Some(&at),
+        });
+        self.following = true;
+        let outcome = self.follow(&mut events, target).await;
+        events.close().await;
+        outcome
+    }
+
+    fn resume(&self) -> Option<Resume> {
+        self.writer.as_ref().and_then(Writer::resume)
+    }
+
+    /// Asks the server what it is and where it stands, again and again for a while if the answer seems to contradict the store; none if
+    /// the end is wanted.
+    async fn look(&mut self, conn: &mut Conn) -> Result<Option<Found>, Fault> {
+        let resume = self.resume();
+        let mut doubts = 0;
+        loop {
+            let found = self.ask(conn, resume.as_ref()).await?;
+            let doubtful = resume
+                .as_ref()
+                .is_some_and(|resume| plan::is_doubtful(&found.state, resume));
+            if !doubtful || doubts == DOUBTS {
+                return Ok(Some(found));
+            }
+            doubts += 1;
+            if self.stopped_within(DOUBT).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn ask(&self, conn: &mut Conn, resume: Option<&Resume>) -> Result<Found, Fault> {
+        let connector = &self.connector;
+        let facts = Facts::ask(connector, conn).await?;
+        let mut warnings = facts.check(&connector.what).map_err(Fault::Permanent)?;
         if self.identity.server_id == facts.server_id() {
             let error = Error::new(
                 Code::Refused,
@@ -171,80 +269,88 @@ impl Follower<'_> {
             );
             return Err(Fault::Permanent(error.hint("choose another one")));
         }
+        let (end, left_out) = connect::log_end(connector, conn, &facts).await?;
+        warnings.extend(left_out);
+        let (mut executed, mut before_resume) = (facts.executed(), None);
+        if facts.is_mariadb() {
+            // Asked for before the end was, the variable may lack what came in between.
+            if let Some(before) = connect::gtids_before(connector, conn, &end).await? {
+                executed = before;
+            }
+            if let Some(resume) = resume {
+                before_resume = connect::gtids_before(connector, conn, &resume.at).await?;
+            }
+        }
         let state = State {
-            source: facts.source(&self.connector.what),
-            executed: facts.executed(),
+            source: facts.source(&connector.what),
+            executed,
             has_gtids: facts.has_gtids(),
-            end: connect::log_end(&self.connector, &mut conn, &facts).await?,
-            logs: connect::logs(&self.connector, &mut conn).await?,
+            end,
+            logs: connect::logs(connector, conn).await?,
+            before_resume,
+            located: None,
         };
-        let target = self.watch.until_caught_up.then(|| state.end.clone());
-        let resume = self.writer.as_ref().and_then(Writer::resume);
-        let plan = plan::plan(
-            &self.connector.what,
+        Ok(Found {
+            facts,
             state,
-            resume,
-            self.watch.start.as_ref().filter(|_| !self.following),
-            self.purged.as_deref(),
-        )
-        .map_err(Fault::Permanent)?;
-        if let Some(reason) = &plan.begin.reason {
-            (self.notify)(Notice::Gap(reason));
-        }
-        let begin = self.begin(&plan.from, plan.begin)?;
-        if self.reached(&plan.from, target.as_ref()) {
-            return Ok(());
-        }
-        let mut events = Events::open(
-            &self.connector,
-            conn,
-            &self.identity,
-            &plan.from,
-            facts.is_mariadb(),
-        )
-        .await?;
-        self.announce(&warnings, &facts.source(&self.connector.what), &plan.from);
-        self.purged = None;
-        let outcome = self.follow(&mut events, begin, target).await;
-        events.close().await;
-        outcome
+            warnings,
+        })
     }
 
-    fn announce(&mut self, warnings: &[String], source: &Source, from: &From) {
+    /// The place that a set of transactions stands for: where the first one stands that is not in it. Everything from there on is read,
+    /// also what the set holds of it, because coverage is told by place. None if the end is wanted.
+    async fn locate(
+        &mut self,
+        conn: Conn,
+        facts: &Facts,
+        state: &State,
+        after: &GtidSet,
+    ) -> Result<Option<(LogPos, GtidSet)>, Fault> {
+        let mariadb = facts.is_mariadb();
+        let (connector, identity) = (&self.connector, &self.identity);
+        let search = async {
+            let events = Events::open(connector, conn, identity, &Request::Without(after), mariadb).await?;
+            let at = events.first(connector, &state.end).await?;
+            if !mariadb {
+                return Ok((at, after.clone()));
+            }
+            let mut conn = connector.connect().await?;
+            let before = connect::gtids_before(connector, &mut conn, &at).await?;
+            Ok((at, before.unwrap_or_default()))
+        };
+        tokio::select! {
+            located = search => located.map(Some),
+            _ = self.stop.wait_for(|stop| *stop) => Ok(None),
+        }
+    }
+
+    /// Warns once, not with each new session.
+    fn warn(&mut self, warnings: &[String]) {
         if !self.following {
             warnings
                 .iter()
                 .for_each(|warning| (self.notify)(Notice::Warning(warning)));
         }
-        let from = match from {
-            From::Place(at) => Some(at),
-            From::After(_) => None,
+    }
+
+    /// Tells the store where reading begins, and has that on disk before anything is read: a start is not told twice.
+    fn begin(&mut self, begin: trail::Start) -> Result<(), Fault> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
         };
-        (self.notify)(Notice::Following { source, from });
-        self.following = true;
-    }
-
-    /// Tells the store where reading begins, now if it is known, else with the first transaction.
-    fn begin(&mut self, from: &From, begin: trail::Start) -> Result<Option<trail::Start>, Fault> {
-        match (from, &mut self.writer) {
-            (From::Place(_), Some(writer)) => writer
-                .start(begin)
-                .map(|()| None)
-                .map_err(|error| self.store_fault(&error)),
-            _ => Ok(Some(begin)),
+        let reason = begin.reason.clone();
+        let started = tokio::task::block_in_place(|| {
+            writer.start(begin)?;
+            writer.sync()
+        });
+        started.map_err(|error| self.store_fault(&error))?;
+        if let Some(reason) = &reason {
+            (self.notify)(Notice::Gap(reason));
         }
+        Ok(())
     }
 
-    fn reached(&self, from: &From, target: Option<&LogPos>) -> bool {
-        matches!((from, target), (From::Place(at), Some(target)) if at >= target)
-    }
-
-    async fn follow(
-        &mut self,
-        events: &mut Events,
-        mut begin: Option<trail::Start>,
-        target: Option<LogPos>,
-    ) -> Result<(), Fault> {
+    async fn follow(&mut self, events: &mut Events, target: Option<LogPos>) -> Result<(), Fault> {
         let mut decoder = Decoder::new("");
         let mut synced = Instant::now();
         loop {
@@ -259,8 +365,7 @@ impl Follower<'_> {
                     return self.sync();
                 }
             }
-            self.take(events, &mut decoder, &mut begin).await?;
-            self.advanced = true;
+            self.take(events, &mut decoder).await?;
             let end = events.end(decoder.file());
             if !decoder.in_transaction() && target.as_ref().is_some_and(|target| end >= *target) {
                 return self.sync();
@@ -278,28 +383,29 @@ impl Follower<'_> {
     }
 
     /// Feeds the event at hand to the store.
-    async fn take(
-        &mut self,
-        events: &mut Events,
-        decoder: &mut Decoder,
-        begin: &mut Option<trail::Start>,
-    ) -> Result<(), Fault> {
+    async fn take(&mut self, events: &mut Events, decoder: &mut Decoder) -> Result<(), Fault> {
         let what = self.connector.what.clone();
         let broken =
             |at: LogPos, problem| Fault::Permanent(Error::from_fault(&what, &binlog::Error { at, problem }));
-        events
+        let header = events
             .place()
             .map_err(|problem| broken(events.end(decoder.file()), problem))?;
+        // MariaDB decrypts what it sends, but sends the head of the encrypted file too.
+        if header.kind == kind::MARIADB_START_ENCRYPTION {
+            return Ok(());
+        }
         let end = events.end(decoder.file());
         let (at, event) = events.current().map_err(|problem| broken(end, problem))?;
         for (schema, table) in decoder.asks(&event) {
-            let facts = self.columns(&schema, &table).await;
-            decoder.learn(&schema, &table, facts);
+            if let Some(facts) = self.columns(&schema, &table).await {
+                decoder.learn(&schema, &table, facts);
+            }
         }
         let Some(writer) = &mut self.writer else {
             return Ok(());
         };
-        let fed = decoder.feed(at, &event, &mut Intake { writer, begin });
+        let advanced = &mut self.advanced;
+        let fed = decoder.feed(at, &event, &mut Intake { writer, advanced });
         if event.header.kind == kind::TRANSACTION_PAYLOAD {
             events.skip(decoder.inner_events());
         }
@@ -309,26 +415,38 @@ impl Follower<'_> {
         })
     }
 
-    /// What the log does not say of a table's columns. Not knowing it spoils nothing that is stored, so a failure is a warning.
-    async fn columns(&mut self, schema: &str, table: &str) -> Option<HashMap<String, ColumnFacts>> {
-        if self.catalogue.is_none() {
-            self.catalogue = self.connector.connect().await.ok();
+    /// What the log does not say of a table's columns; none if the server could not be asked, which spoils nothing that is stored: it is
+    /// asked again later.
+    async fn columns(&mut self, schema: &str, table: &str) -> Option<Option<HashMap<String, ColumnFacts>>> {
+        if self
+            .catalogue_failed
+            .is_some_and(|at| at.elapsed() < LOOKUP_PAUSE)
+        {
+            return None;
         }
-        let conn = self.catalogue.as_mut()?;
-        match connect::columns(&self.connector, conn, schema, table).await {
-            Ok(known) => known,
-            Err(fault) => {
-                self.catalogue = None;
-                let error = fault.into_error(&self.connector.what);
-                tracing::warn!(
-                    schema,
-                    table,
-                    ?error,
-                    "what the server computes could not be looked up"
-                );
-                None
+        let known = self.catalogue.take();
+        let lookup = tokio::time::timeout(LOOKUP, lookup(&self.connector, known, schema, table));
+        let answer = tokio::select! {
+            answer = lookup => answer,
+            _ = self.stop.wait_for(|stop| *stop) => return None,
+        };
+        let why = match answer {
+            Ok(Ok((conn, facts))) => {
+                self.catalogue = Some(conn);
+                self.catalogue_failed = None;
+                return Some(facts);
             }
-        }
+            Ok(Err(fault)) => format!("{:?}", fault.into_error(&self.connector.what)),
+            Err(_) => format!("no answer within {} s", LOOKUP.as_secs()),
+        };
+        self.catalogue_failed = Some(Instant::now());
+        tracing::warn!(
+            schema,
+            table,
+            why,
+            "what the server computes could not be looked up"
+        );
+        None
     }
 
     fn sync(&mut self) -> Result<(), Fault> {
@@ -351,4 +469,22 @@ impl Follower<'_> {
             Fault::Permanent(told)
         }
     }
+}
+
+/// Asks by the connection at hand; if that died while nobody used it, or there is none, by a new one.
+async fn lookup(
+    connector: &Connector,
+    known: Option<Conn>,
+    schema: &str,
+    table: &str,
+) -> Result<(Conn, Option<HashMap<String, ColumnFacts>>), Fault> {
+    if let Some(mut conn) = known {
+        let asked = connect::columns(connector, &mut conn, schema, table);
+        if let Ok(Ok(facts)) = tokio::time::timeout(LOOKUP / 3, asked).await {
+            return Ok((conn, facts));
+        }
+    }
+    let mut conn = connector.connect().await?;
+    let facts = connect::columns(connector, &mut conn, schema, table).await?;
+    Ok((conn, facts))
 }

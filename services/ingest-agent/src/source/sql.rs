@@ -10,6 +10,9 @@ pub const STATUS_OLD: &str = "SHOW MASTER STATUS";
 /// The present end of the log, from MySQL 8.2 on.
 pub const STATUS: &str = "SHOW BINARY LOG STATUS";
 
+/// MariaDB: the last transaction of each domain before a place; parameters: file and offset.
+pub const MARIADB_BEFORE: &str = "SELECT BINLOG_GTID_POS(?, ?)";
+
 /// The logs the server still has, oldest first.
 pub const LOGS: &str = "SHOW BINARY LOGS";
 

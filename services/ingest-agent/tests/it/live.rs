@@ -143,8 +143,9 @@ fn transport_and_passwords_are_as_demanded() {
         let run = end(wrong).fails(64, &["Access denied", "TRAIL_SOURCE_PASSWORD"]);
         assert!(!run.err.contains("wrong"), "{}", run.err);
         // An account that must use TLS, and one by the Unix socket.
-        server.sql("DROP USER IF EXISTS tls_only; CREATE USER tls_only IDENTIFIED BY 'p' REQUIRE SSL; GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO tls_only");
-        let url = server.repl_url.replace("trail@", "tls_only@");
+        let user = format!("tls_only_{}", std::process::id());
+        server.sql(&format!("DROP USER IF EXISTS {user}; CREATE USER {user} IDENTIFIED BY 'p' REQUIRE SSL; GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT ON *.* TO {user}"));
+        let url = server.repl_url.replace("trail@", &format!("{user}@"));
         for (mode, status) in [("disabled", 64), ("required", 0)] {
             let mut command = on(
                 &folder.path().join(mode),
@@ -161,7 +162,7 @@ fn transport_and_passwords_are_as_demanded() {
             command.env("TRAIL_SOURCE_PASSWORD", "p");
             end(command).ends_with(status);
         }
-        server.sql("DROP USER tls_only");
+        server.sql(&format!("DROP USER {user}"));
         let socket = format!("mysql://trail@localhost/?socket={}", server.socket.display());
         let mut command = on(
             &folder.path().join("socket"),
@@ -183,12 +184,15 @@ fn an_account_without_rights_is_told_which_it_needs() {
     for engine in Engine::ALL {
         let server = Server::shared(engine);
         let folder = tempfile::tempdir().expect("a folder");
-        server.sql("DROP USER IF EXISTS powerless; CREATE USER powerless IDENTIFIED BY 'p'");
-        let url = server.repl_url.replace("trail@", "powerless@");
+        let user = format!("powerless_{}", std::process::id());
+        server.sql(&format!(
+            "DROP USER IF EXISTS {user}; CREATE USER {user} IDENTIFIED BY 'p'"
+        ));
+        let url = server.repl_url.replace("trail@", &format!("{user}@"));
         let mut command = on(folder.path(), &["watch", &url, "--until-caught-up"]);
         command.env("TRAIL_SOURCE_PASSWORD", "p");
         end(command).fails(64, &["GRANT REPLICATION SLAVE, REPLICATION CLIENT, SELECT"]);
-        server.sql("DROP USER powerless");
+        server.sql(&format!("DROP USER {user}"));
     }
 }
 

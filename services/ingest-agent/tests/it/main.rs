@@ -1,6 +1,7 @@
 //! The binary `trail` as a person or a script uses it: real stores, real processes, real pipes.
 
 mod answers;
+mod engine;
 mod faults;
 mod filters;
 mod follow;
