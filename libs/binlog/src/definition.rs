@@ -100,20 +100,7 @@ impl ColumnDefinition {
             "bit" => Some(ColumnType::Bit {
                 bits: u8::try_from(*self.numbers()?.first()?).ok()?,
             }),
-            "enum" => {
-                let labels = self.labels()?;
-                let bytes = if labels.len() < 256 { 1 } else { 2 };
-                Some(ColumnType::Enum { bytes, labels })
-            }
-            "set" => {
-                let labels = self.labels()?;
-                let bytes = match labels.len().div_ceil(8) {
-                    0 => return None,
-                    few @ 1..=4 => u8::try_from(few).ok()?,
-                    _ => 8,
-                };
-                Some(ColumnType::Set { bytes, labels })
-            }
+            "enum" | "set" => self.labelled(),
             "char" | "binary" => Some(ColumnType::Char {
                 bytes: self.bytes()?,
                 charset: self.charset(),
@@ -134,6 +121,19 @@ impl ColumnDefinition {
             "vector" => Some(ColumnType::Vector { length: 4 }),
             _ => None,
         }
+    }
+
+    fn labelled(&self) -> Option<ColumnType> {
+        let labels = self.labels()?;
+        if self.data_type.eq_ignore_ascii_case("enum") {
+            let bytes = if labels.len() < 256 { 1 } else { 2 };
+            return Some(ColumnType::Enum { bytes, labels });
+        }
+        let bytes = match labels.len().div_ceil(8) {
+            few @ 1..=4 => u8::try_from(few).ok()?,
+            _ => 8,
+        };
+        Some(ColumnType::Set { bytes, labels })
     }
 
     /// Text has a collation in the catalogue, bytes have none.

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The table the map is about, if everything the map says agrees with the definition.
-pub(crate) fn table(logged: Logged, present: &Definition) -> Result<Table, Problem> {
+pub(crate) fn table(logged: Logged, mariadb: bool, present: &Definition) -> Result<Table, Problem> {
     let full_name = format!("{}.{}", logged.schema, logged.name);
     let (have, now) = (logged.raw.len(), present.columns.len());
     let disagree = |what: String| Problem::Altered {
@@ -20,6 +20,7 @@ pub(crate) fn table(logged: Logged, present: &Definition) -> Result<Table, Probl
     }
     let mut check = Check {
         logged: &logged,
+        mariadb,
         numeric: 0,
         character: 0,
     };
@@ -57,6 +58,7 @@ fn key(columns: &[Column], present: &Definition) -> Option<Vec<KeyPart>> {
 
 struct Check<'a> {
     logged: &'a Logged,
+    mariadb: bool,
     /// Columns met of the kinds the map's optional fields count.
     numeric: usize,
     character: usize,
@@ -67,13 +69,10 @@ impl Check<'_> {
     fn column(&mut self, index: usize, defined: &ColumnDefinition) -> Result<Column, String> {
         let raw = &self.logged.raw[index];
         let optional = &self.logged.optional;
-        let mut column = defined
+        let column = defined
             .column()
-            .ok_or("cannot be told how it is encoded by this version")?;
-        let old = old_time(raw, &column.ty);
-        if let Some(old) = old {
-            column.ty = old;
-        } else if encoding(&column.ty) != Some((raw.ty, raw.meta)) {
+            .ok_or("has an encoding that this version cannot tell")?;
+        if encoding(&column.ty) != Some((raw.ty, raw.meta)) {
             return Err(format!("is {}", name(raw)));
         }
         let nullable = bit(&self.logged.nullable, index);
@@ -99,6 +98,10 @@ impl Check<'_> {
                 return Err(format!("is {sign}"));
             }
         }
+        // MariaDB counts spatial columns among those with a character set.
+        if self.mariadb && raw.ty == ty::GEOMETRY {
+            self.character += 1;
+        }
         if raw.is_character() {
             let nth = next(&mut self.character);
             let logged = optional.charsets.of(nth);
@@ -116,16 +119,6 @@ fn charset(ty: &ColumnType) -> Option<Charset> {
         ColumnType::Char { charset, .. }
         | ColumnType::Varchar { charset, .. }
         | ColumnType::Blob { charset, .. } => Some(*charset),
-        _ => None,
-    }
-}
-
-/// Times without fractions that keep the format of before MySQL 5.6 (MariaDB 5.3) look the same in the catalogue.
-fn old_time(raw: &Raw, ty: &ColumnType) -> Option<ColumnType> {
-    match (raw.ty, ty) {
-        (ty::TIME, ColumnType::Time { fsp: 0 }) => Some(ColumnType::OldTime),
-        (ty::DATETIME, ColumnType::DateTime { fsp: 0 }) => Some(ColumnType::OldDateTime),
-        (ty::TIMESTAMP, ColumnType::Timestamp { fsp: 0 }) => Some(ColumnType::OldTimestamp),
         _ => None,
     }
 }
@@ -174,9 +167,11 @@ fn name(raw: &Raw) -> String {
         ty::NEWDECIMAL => format!("decimal({low},{high})"),
         ty::YEAR => "year".into(),
         ty::DATE => "date".into(),
-        ty::TIME2 | ty::TIME => format!("time({low})"),
-        ty::DATETIME2 | ty::DATETIME => format!("datetime({low})"),
-        ty::TIMESTAMP2 | ty::TIMESTAMP => format!("timestamp({low})"),
+        ty::TIME2 => format!("time({low})"),
+        ty::DATETIME2 => format!("datetime({low})"),
+        ty::TIMESTAMP2 => format!("timestamp({low})"),
+        // How many digits of fraction MariaDB keeps in them the log does not say.
+        ty::TIME | ty::DATETIME | ty::TIMESTAMP => "a time in the format before MySQL 5.6".into(),
         ty::BIT => format!("bit({})", u16::from(high) * 8 + u16::from(low)),
         ty::ENUM => format!("an enum of {low} bytes"),
         ty::SET => format!("a set of {low} bytes"),

@@ -40,11 +40,9 @@ impl Survey {
 
     fn look(&mut self, at: &LogPos, inner: usize, event: &Event<'_>) -> Result<(), Problem> {
         match event.header.kind {
-            kind::TABLE_MAP => {
-                if table_map::is_nameless(event.body)? {
-                    let (_, schema, table) = table_map::names(event.body)?;
-                    self.nameless.insert((schema, table));
-                }
+            kind::TABLE_MAP if table_map::is_nameless(event.body)? => {
+                let (_, schema, table) = table_map::names(event.body)?;
+                self.nameless.insert((schema, table));
             }
             kind::QUERY => self.statement(at, inner, event.body)?,
             kind::MARIADB_QUERY_COMPRESSED => {
@@ -123,5 +121,97 @@ impl Present {
             }),
             _ => Ok(definition),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::{Definition, Present, Survey};
+    use crate::{LogPos, Problem};
+
+    /// A QUERY event's body.
+    fn query(text: &str) -> Vec<u8> {
+        let mut body = vec![0; 8];
+        body.extend([4, 0, 0, 0, 0]);
+        body.extend(b"shop\0");
+        body.extend(text.as_bytes());
+        body
+    }
+
+    /// Whether rows of `shop.t` at offset 100 of the second of three files can be told after these statements.
+    fn told(statements: &[(&str, u64, &str)], inner: usize) -> Result<(), Problem> {
+        let mut survey = Survey::default();
+        for (file, offset, text) in statements {
+            let read = survey.statement(&LogPos::new(file, *offset), 1, &query(text));
+            assert_eq!(read, Ok(()));
+        }
+        let tables = HashMap::from([(("shop".to_owned(), "t".to_owned()), Definition::default())]);
+        let place = (LogPos::new("b.000002", 100), inner);
+        Present::new(survey, tables).of("shop", "t", &place).map(|_| ())
+    }
+
+    #[test]
+    fn rows_are_told_only_after_the_last_statement_about_their_table() {
+        let later = |file: &str, offset| {
+            Err(Problem::DefinedLater {
+                table: "shop.t".into(),
+                at: LogPos::new(file, offset),
+            })
+        };
+        assert_eq!(told(&[], 0), Ok(()));
+        assert_eq!(
+            told(
+                &[
+                    ("b.000002", 99, "ALTER TABLE t ADD a INT"),
+                    ("b.000001", 500, "DROP TABLE t")
+                ],
+                0
+            ),
+            Ok(())
+        );
+        assert_eq!(
+            told(&[("b.000002", 101, "ALTER TABLE t ADD a INT")], 0),
+            later("b.000002", 101)
+        );
+        // Whatever the order the files are looked through in, the last one counts.
+        assert_eq!(
+            told(
+                &[
+                    ("b.000010", 4, "RENAME TABLE u TO t"),
+                    ("b.000003", 4, "DROP TABLE t")
+                ],
+                0
+            ),
+            later("b.000010", 4)
+        );
+        assert_eq!(
+            told(&[("b.000003", 4, "alter table SHOP.T add a int")], 0),
+            later("b.000003", 4)
+        );
+        assert_eq!(
+            told(&[("b.000003", 4, "DROP DATABASE shop")], 0),
+            later("b.000003", 4)
+        );
+        assert_eq!(told(&[("b.000003", 4, "TRUNCATE t")], 0), Ok(()));
+        assert_eq!(
+            told(&[("b.000003", 4, "ALTER TABLE other.t ADD a INT")], 0),
+            Ok(())
+        );
+        // Inside one payload the events' numbers tell.
+        assert_eq!(told(&[("b.000002", 100, "CREATE TABLE t (a INT)")], 2), Ok(()));
+        assert_eq!(
+            told(&[("b.000002", 100, "CREATE TABLE t (a INT)")], 0),
+            later("b.000002", 100)
+        );
+        assert_eq!(
+            Present::new(Survey::default(), HashMap::new())
+                .of("shop", "t", &(LogPos::new("b.000001", 4), 0))
+                .err(),
+            Some(Problem::NoNames {
+                table: "shop.t".into()
+            })
+        );
     }
 }

@@ -205,7 +205,7 @@ pub(crate) fn parse<'p>(
     }
     let Some(names) = &logged.optional.names else {
         let definition = present(&logged.schema, &logged.name)?;
-        return present::table(logged, definition);
+        return present::table(logged, mariadb, definition);
     };
     let optional = &logged.optional;
     let mut kinds = Kinds {

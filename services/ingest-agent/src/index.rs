@@ -1,14 +1,18 @@
 //! Reading binary log files into the store.
 
+mod present;
+
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufReader, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use binlog::{
-    Begin, Commit, Ddl, Decoder, End, FeedError, FileName, GtidSet, LogPos, RowChange, Sink,
+    Begin, Commit, Ddl, Decoder, End, FeedError, FileName, GtidSet, LogPos, Present, Problem, RowChange,
+    Sink,
     event::{FormatDescription, kind},
     file::{ReadError, Reader},
 };
@@ -17,15 +21,18 @@ use types::{Code, Fault};
 
 use crate::{error::Error, options::Index};
 
-/// How far the work is.
+/// What a person is told while files are read.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress<'a> {
-    /// The file being read.
-    pub file: &'a str,
-    /// Bytes read of all files.
-    pub bytes: u64,
-    /// Bytes of all files.
-    pub bytes_all: u64,
+pub enum Report<'a> {
+    /// How far the work is.
+    Progress {
+        /// Bytes read of all files.
+        bytes: u64,
+        /// Bytes of all files.
+        bytes_all: u64,
+    },
+    /// Works, but rests on something that was not looked at.
+    Warning(&'a str),
 }
 
 /// What was done.
@@ -98,14 +105,22 @@ struct Candidate {
 }
 
 /// Reads the files in the order of their numbers. What stands before an error is kept, and the error says where it is.
-pub fn index(index: &Index, report: &mut dyn FnMut(Progress<'_>)) -> Result<Indexed, Error> {
+pub fn index(index: &Index, report: &mut dyn FnMut(Report<'_>)) -> Result<Indexed, Error> {
     let candidates = candidates(&index.files)?;
+    let present = match &index.schema_from {
+        Some(server) => present::present(server, &candidates, report)?,
+        None => None,
+    };
     let mut writer =
         Writer::open(&index.store, Options::default()).map_err(|error| store_error(&index.store, &error))?;
+    if let Some(recovered) = writer.recovered() {
+        report(Report::Warning(&recovered.to_string()));
+    }
     let mut run = Run {
         index,
         bytes_all: candidates.values().map(|c| c.bytes).sum(),
         done: Indexed::default(),
+        present,
         report,
     };
     let outcome = candidates
@@ -209,7 +224,9 @@ struct Run<'a> {
     index: &'a Index,
     bytes_all: u64,
     done: Indexed,
-    report: &'a mut dyn FnMut(Progress<'_>),
+    /// For tables whose columns the files do not name.
+    present: Option<Arc<Present>>,
+    report: &'a mut dyn FnMut(Report<'_>),
 }
 
 impl Run<'_> {
@@ -222,7 +239,7 @@ impl Run<'_> {
         // A file that is still written is read up to its length when we looked.
         let input = BufReader::with_capacity(1 << 20, file.take(candidate.bytes));
         let mut reader = Reader::new(name.as_str(), input).map_err(|error| read_error(path, error))?;
-        let mut decoder = Decoder::new(name.as_str());
+        let mut decoder = Decoder::new(name.as_str()).with_present(self.present.clone());
         let mut reported = 0;
         while let Some((at, event)) = reader.next_event().map_err(|error| read_error(path, error))? {
             decoder
@@ -235,13 +252,16 @@ impl Run<'_> {
                     },
                 )
                 .map_err(|error| match error {
-                    FeedError::Log(error) => log_error(path, &error),
+                    FeedError::Log(error) => nameless_hint(
+                        log_error(path, &error),
+                        &error.problem,
+                        self.index.schema_from.is_some(),
+                    ),
                     FeedError::Sink(error) => store(&error),
                 })?;
             if at - reported >= REPORT_BYTES {
                 reported = at;
-                (self.report)(Progress {
-                    file: name.as_str(),
+                (self.report)(Report::Progress {
                     bytes: self.done.bytes + at,
                     bytes_all: self.bytes_all,
                 });
@@ -253,8 +273,7 @@ impl Run<'_> {
         }
         self.done.files += 1;
         self.done.bytes += candidate.bytes;
-        (self.report)(Progress {
-            file: name.as_str(),
+        (self.report)(Report::Progress {
             bytes: self.done.bytes,
             bytes_all: self.bytes_all,
         });
@@ -262,6 +281,26 @@ impl Run<'_> {
             .sync()
             .map(|_| ())
             .map_err(|error| store_error(&self.index.store, &error))
+    }
+}
+
+/// What to do about columns that the log does not name.
+fn nameless_hint(told: Error, problem: &Problem, asked: bool) -> Error {
+    match problem {
+        Problem::NoNames { .. } if asked => told.hint(
+            "the server of --schema-from does not have this table any more, or its user may not see it (GRANT SELECT)",
+        ),
+        Problem::NoNames { .. } => told.hint(
+            "for logs that are written already, --schema-from URL takes the columns from the live server, as far as that is safe",
+        ),
+        Problem::DefinedLater { at, .. } => told.hint(format!(
+            "index only the files after {}, or files written with binlog_row_metadata=FULL",
+            at.file
+        )),
+        Problem::Altered { .. } => {
+            told.hint("index only files written after the table was altered, or with binlog_row_metadata=FULL")
+        }
+        _ => told,
     }
 }
 

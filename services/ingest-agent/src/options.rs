@@ -8,14 +8,8 @@ use types::Secret;
 /// Follow a server: `trail watch`.
 #[derive(Debug)]
 pub struct Watch {
-    /// Where the server listens.
-    pub address: Address,
-    /// The replication user.
-    pub user: String,
-    /// Its password; none when neither variable is set, which servers that authenticate by socket accept.
-    pub password: Option<Secret<String>>,
-    /// How the connection is protected.
-    pub tls: Tls,
+    /// The server.
+    pub server: Server,
     /// Where to begin; none to go on where the store ends, or at the server's present end if the store is empty.
     pub start: Option<Start>,
     /// The store's folder; it is made if it does not exist.
@@ -24,6 +18,19 @@ pub struct Watch {
     pub until_caught_up: bool,
     /// The id to register with among the server's replicas; none to derive one from the installation.
     pub server_id: Option<u32>,
+}
+
+/// A server, and how to log in to it.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: Address,
+    /// The replication user.
+    pub user: String,
+    /// Its password; none when neither variable is set, which servers that authenticate by socket accept.
+    pub password: Option<Secret<String>>,
+    /// How the connection is protected.
+    pub tls: Tls,
 }
 
 /// Where a server listens.
@@ -88,4 +95,6 @@ pub struct Index {
     pub files: Vec<PathBuf>,
     /// The store's folder; it is made if it does not exist.
     pub store: PathBuf,
+    /// The live server that tells the present definitions of tables whose columns the files do not name.
+    pub schema_from: Option<Server>,
 }

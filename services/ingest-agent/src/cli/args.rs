@@ -91,12 +91,9 @@ pub(crate) enum Command {
     },
 }
 
+/// How the connection to a server is protected.
 #[derive(Debug, Args)]
-pub(crate) struct Watch {
-    /// The server: mysql://user@host:port/ or mariadb://user@host:port/, or mysql://user@localhost/?socket=/path
-    #[arg(value_name = "URL", env = "TRAIL_URL", hide_env = true)]
-    pub(crate) url: String,
-
+pub(crate) struct TlsFlags {
     /// disabled, preferred, required, verify-ca or verify-identity [default: preferred to this machine, required elsewhere]
     #[arg(
         long,
@@ -119,6 +116,16 @@ pub(crate) struct Watch {
     /// The certificate's private key (PEM)
     #[arg(long, value_name = "FILE", env = "TRAIL_TLS_KEY", hide_env = true)]
     pub(crate) tls_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// The server: mysql://user@host:port/ or mariadb://user@host:port/, or mysql://user@localhost/?socket=/path
+    #[arg(value_name = "URL", env = "TRAIL_URL", hide_env = true)]
+    pub(crate) url: String,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsFlags,
 
     /// Where to begin, for an empty store: now, oldest, a GTID set, or FILE:POS [default: now]
     #[arg(long, value_name = "PLACE", env = "TRAIL_START", hide_env = true)]
@@ -142,6 +149,13 @@ pub(crate) struct Index {
     /// Folder whose binary log files (NAME.000001, NAME.000002, …) to read, in the order of their numbers
     #[arg(long, value_name = "DIR", env = "TRAIL_DIR", hide_env = true)]
     pub(crate) dir: Option<PathBuf>,
+
+    /// For logs that do not name columns: the live server that wrote them, as for watch, to take its tables' present definitions from
+    #[arg(long, value_name = "URL", env = "TRAIL_SCHEMA_FROM", hide_env = true)]
+    pub(crate) schema_from: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsFlags,
 }
 
 /// Which changes.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::{Error, Failure},
     exit::Exit,
-    index::{self, Indexed},
+    index::{self, Indexed, Report},
     options,
     render::{screen::Style, text::visible},
     source::{self, Notice},
@@ -89,11 +89,23 @@ pub(super) fn index(args: &args::Index, store: PathBuf) -> Result<Exit, Error> {
         Some(dir) => logs_in(dir)?,
         None => args.files.clone(),
     };
+    let schema_from = match &args.schema_from {
+        Some(url) => Some(super::source::server(url, &args.tls)?),
+        None => None,
+    };
+    let options = options::Index {
+        files,
+        store,
+        schema_from,
+    };
     let bar = bar();
     let begin = Instant::now();
-    let outcome = index::index(&options::Index { files, store }, &mut |progress| {
-        bar.set_length(progress.bytes_all);
-        bar.set_position(progress.bytes);
+    let outcome = index::index(&options, &mut |report| match report {
+        Report::Progress { bytes, bytes_all } => {
+            bar.set_length(bytes_all);
+            bar.set_position(bytes);
+        }
+        Report::Warning(text) => bar.suspend(|| line("warning", Style::Yellow, text)),
     });
     bar.finish_and_clear();
     let Indexed {

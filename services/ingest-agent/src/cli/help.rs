@@ -44,9 +44,15 @@ pub(super) const INDEX: &str = "\
 Files are read in the order of their numbers, whatever the order they are given in. Reading a file again, or one that \
 has grown since, adds only what is new.
 
+Logs written without binlog_row_metadata=FULL do not name their columns. --schema-from takes the present definitions of \
+such tables from the live server that wrote the files; nothing but information_schema and the list of its logs is read, \
+and the user, password and TLS rules are those of watch. Rows that precede a statement about their table, or whose log \
+disagrees with the definition, are refused; that logs which were not given might hold such a statement is a warning.
+
 Examples:
   trail index /var/lib/mysql/binlog.000041 /var/lib/mysql/binlog.000042
-  trail index --dir ./binlogs-from-backup --store ./incident";
+  trail index --dir ./binlogs-from-backup --store ./incident
+  trail index binlog.00004* --schema-from mysql://trail@db1/ --store ./incident";
 
 pub(super) const CHANGES: &str = "\
 What the answer covers is told on standard error; if something is missing from it the exit status is 3. The table shows \

@@ -1,5 +1,5 @@
-//! `watch URL`: the words of the command line made into [`options::Watch`](crate::options::Watch), every rule checked before a
-//! socket opens.
+//! `watch URL` and `index --schema-from URL`: the words of the command line made into [`options`](crate::options), every rule checked
+//! before a socket opens.
 
 use std::{
     env, fs,
@@ -14,7 +14,7 @@ use url::Url;
 use super::args;
 use crate::{
     error::Error,
-    options::{Address, Start, Tls, TlsMode, Watch},
+    options::{Address, Server, Start, Tls, TlsMode, Watch},
 };
 
 const PASSWORD: &str = "TRAIL_SOURCE_PASSWORD";
@@ -25,22 +25,30 @@ const PORT: u16 = 3306;
 
 /// Checks everything that can be checked without the server or the store.
 pub(super) fn watch(args: args::Watch, store: PathBuf) -> Result<Watch, Error> {
-    let (address, user) = parse_url(&args.url)?;
+    let server = server(&args.url, &args.tls)?;
     let start = args.start.as_deref().map(parse_start).transpose()?;
-    let password = password(
-        env::var_os(PASSWORD).map(|text| text.into_string()),
-        env::var_os(PASSWORD_FILE).map(PathBuf::from),
-    )?;
-    let tls = tls(&args, &address)?;
     Ok(Watch {
-        address,
-        user,
-        password,
-        tls,
+        server,
         start,
         store,
         until_caught_up: args.until_caught_up,
         server_id: args.server_id,
+    })
+}
+
+/// A server and how to log in to it.
+pub(super) fn server(url: &str, tls_flags: &args::TlsFlags) -> Result<Server, Error> {
+    let (address, user) = parse_url(url)?;
+    let password = password(
+        env::var_os(PASSWORD).map(|text| text.into_string()),
+        env::var_os(PASSWORD_FILE).map(PathBuf::from),
+    )?;
+    let tls = tls(tls_flags, &address)?;
+    Ok(Server {
+        address,
+        user,
+        password,
+        tls,
     })
 }
 
@@ -178,7 +186,7 @@ fn password_from(path: &Path) -> Result<Secret<String>, Error> {
 }
 
 /// The mode that was asked for, or the one that fits the address; and no file that the mode would ignore.
-fn tls(args: &args::Watch, address: &Address) -> Result<Tls, Error> {
+fn tls(args: &args::TlsFlags, address: &Address) -> Result<Tls, Error> {
     let here = match address {
         Address::Socket(_) => true,
         Address::Tcp { host, .. } => {

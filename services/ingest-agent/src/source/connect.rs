@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    options::{Address, Tls, TlsMode, Watch},
+    options::{Address, Server, Tls, TlsMode},
 };
 
 /// A server that does not answer within this time is not there.
@@ -47,16 +47,16 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    pub(super) fn new(watch: &Watch) -> Result<Self, Error> {
+    pub(super) fn new(server: &Server) -> Result<Self, Error> {
         let mut builder = OptsBuilder::default()
-            .user(Some(&watch.user))
+            .user(Some(&server.user))
             .prefer_socket(false)
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
             .tcp_keepalive(Some(Duration::from_secs(30)));
-        if let Some(password) = &watch.password {
+        if let Some(password) = &server.password {
             builder = builder.pass(Some(password.expose()));
         }
-        let what = match &watch.address {
+        let what = match &server.address {
             Address::Tcp { host, port } => {
                 builder = builder.ip_or_hostname(host).tcp_port(*port);
                 if host.contains(':') {
@@ -73,13 +73,13 @@ impl Connector {
                 text.to_owned()
             }
         };
-        let socket = matches!(watch.address, Address::Socket(_));
-        let plain = socket || matches!(watch.tls.mode, TlsMode::Disabled | TlsMode::Preferred);
-        let encrypted = !socket && watch.tls.mode != TlsMode::Disabled;
+        let socket = matches!(server.address, Address::Socket(_));
+        let plain = socket || matches!(server.tls.mode, TlsMode::Disabled | TlsMode::Preferred);
+        let encrypted = !socket && server.tls.mode != TlsMode::Disabled;
         Ok(Self {
-            any_name: watch.tls.mode == TlsMode::VerifyCa,
+            any_name: server.tls.mode == TlsMode::VerifyCa,
             plain: plain.then(|| builder.clone().ssl_opts(None).into()),
-            encrypted: encrypted.then(|| builder.ssl_opts(ssl(&watch.tls)).into()),
+            encrypted: encrypted.then(|| builder.ssl_opts(ssl(&server.tls)).into()),
             what,
         })
     }
@@ -219,14 +219,27 @@ impl Facts {
         self.version().contains("MariaDB")
     }
 
-    /// MySQL 8.2 renamed what is asked for.
-    fn has_new_names(&self) -> bool {
+    fn release(&self) -> (u32, u32) {
         let mut parts = self
             .version()
             .split(['.', '-'])
             .map(|part| part.parse::<u32>().unwrap_or_default());
-        let version = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        !self.is_mariadb() && version >= (8, 2)
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    }
+
+    /// MySQL 8.2 renamed what is asked for.
+    fn has_new_names(&self) -> bool {
+        !self.is_mariadb() && self.release() >= (8, 2)
+    }
+
+    /// MariaDB 10.10 names collations without their character set, and tells numbers only of both together.
+    pub(super) fn has_shared_collations(&self) -> bool {
+        self.is_mariadb() && self.release() >= (10, 10)
+    }
+
+    /// Whether the server writes a binary log.
+    pub(super) fn has_log(&self) -> bool {
+        matches!(self.get("log_bin"), "ON" | "1")
     }
 
     pub(super) fn source(&self, host: &str) -> trail::Source {
@@ -267,7 +280,7 @@ impl Facts {
     /// Refuses a server whose log could not be followed, with the remedy; gives warnings about what works but less well.
     pub(super) fn check(&self, what: &str) -> Result<Vec<String>, Error> {
         let refused = |why: String, hint: &str| Err(Error::new(Code::Refused, what, why).hint(hint));
-        if !matches!(self.get("log_bin"), "ON" | "1") {
+        if !self.has_log() {
             return refused(
                 "binary logging is off".into(),
                 "start the server with log_bin=ON (and a server_id), then try again",

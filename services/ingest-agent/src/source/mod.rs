@@ -9,6 +9,7 @@
 //! While events keep coming, commits are made durable every [`SYNC`]; when none is waiting, at once.
 
 mod backoff;
+mod catalogue;
 mod connect;
 mod fault;
 mod identity;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 use trail::{Options, Resume, Source, Writer};
 use types::{Code, Fault as _};
 
+pub use self::catalogue::{Catalogue, definitions};
 use self::{
     backoff::Backoff,
     connect::{Connector, Facts},
@@ -88,7 +90,7 @@ pub async fn watch(
     let identity = Identity::derive(&watch.store, watch.server_id);
     let mut follower = Follower {
         watch,
-        connector: Connector::new(watch)?,
+        connector: Connector::new(&watch.server)?,
         identity,
         writer: Some(writer),
         notify,

@@ -20,6 +20,22 @@ pub const LOGS: &str = "SHOW BINARY LOGS";
 pub const COLUMNS: &str = "SELECT COLUMN_NAME, CASE WHEN GENERATION_EXPRESSION <> '' THEN 1 ELSE 0 END, EXTRA FROM information_schema.COLUMNS \
      WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";
 
+/// A table's present columns, in their order; parameters: schema and table.
+pub const DEFINITION: &str = "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, COLLATION_NAME, IS_NULLABLE, \
+     CASE WHEN GENERATION_EXPRESSION <> '' THEN 1 ELSE 0 END, EXTRA FROM information_schema.COLUMNS \
+     WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
+
+/// The columns of a table's primary key and how much of them takes part; parameters: schema and table.
+pub const KEY: &str = "SELECT COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS \
+     WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX";
+
+/// The numbers of the collations.
+pub const COLLATIONS: &str =
+    "SELECT COLLATION_NAME, ID FROM information_schema.COLLATIONS WHERE ID IS NOT NULL";
+
+/// MariaDB 10.10 and later: the same, of those that several character sets share.
+pub const SHARED_COLLATIONS: &str = "SELECT FULL_COLLATION_NAME, ID FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY WHERE ID IS NOT NULL";
+
 /// What a replica tells the server about itself before it asks for the log; parameters: the replica's UUID. Both spellings of the
 /// variables are set, the old ones for MariaDB and MySQL before 8.0.26. The heartbeat is in nanoseconds.
 pub const REPLICA: &str = "SET @master_heartbeat_period = 10000000000, @source_heartbeat_period = 10000000000, @source_binlog_checksum = 'CRC32', \

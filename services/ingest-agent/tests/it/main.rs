@@ -13,6 +13,7 @@ mod reads_only;
 mod refusals;
 mod reports;
 mod run;
+mod schema_from;
 mod shop;
 mod source;
 mod terminal;
