@@ -90,6 +90,38 @@ fn a_server_killed_and_started_again_is_followed_on() {
 }
 
 #[test]
+fn what_a_damaged_tail_lost_is_followed_again() {
+    for engine in [Engine::Mariadb, Engine::Mysql9] {
+        let server = Server::shared(engine);
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = folder.path().join("store");
+        let schema = server.schema("damage");
+        let start = here(server);
+        let inserts: String = (0..50)
+            .map(|id| format!("INSERT INTO `{}`.t VALUES ({id});", schema.name))
+            .collect();
+        server.sql(&format!(
+            "CREATE TABLE `{}`.t (id INT PRIMARY KEY); {inserts}",
+            schema.name
+        ));
+        catch_up(server, &store, &["--start", &start]).ends_with(0);
+        let whole = changes_of(&store, &schema.name);
+        assert_eq!(whole.len(), 50);
+        let tail = store.join("tail-1.log");
+        let mut bytes = std::fs::read(&tail).expect("the tail");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&tail, bytes).expect("damage");
+        ask(&store, &["changes"]).ends_with(3);
+        let run = catch_up(server, &store, &[]).ends_with(0);
+        assert!(run.err.contains("tail-1.log was damaged at byte"), "{}", run.err);
+        assert_eq!(changes_of(&store, &schema.name), whole, "{}", engine.name());
+        ask(&store, &["changes"]).ends_with(0);
+        ask(&store, &["verify"]).ends_with(0);
+    }
+}
+
+#[test]
 fn a_purged_log_becomes_a_gap_that_every_answer_names() {
     for engine in [Engine::Mariadb, Engine::Mysql8] {
         let folder = tempfile::tempdir().expect("a folder");
