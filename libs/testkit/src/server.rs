@@ -103,8 +103,14 @@ fn dev_variables(arguments: &[&str]) -> HashMap<String, String> {
     let text = String::from_utf8(output.stdout).expect("./dev prints UTF-8");
     text.lines()
         .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
+        .map(|(name, value)| (name.to_owned(), unquoted(value)))
         .collect()
+}
+
+/// A word as `./dev` quotes it for a shell: `'…'`, a quote inside written `'\''`.
+fn unquoted(word: &str) -> String {
+    let inside = word.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
+    inside.unwrap_or(word).replace("'\\''", "'")
 }
 
 impl Server {

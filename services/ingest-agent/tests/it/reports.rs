@@ -95,7 +95,7 @@ fn a_schema_tells_how_it_came_to_be() {
     assert_eq!(json["versions"].as_array().map(Vec::len), Some(2));
     assert_eq!(
         json["versions"][1]["columns"][2],
-        json!({"name": "total", "type": "int", "nullable": false, "invisible": false, "generated": false})
+        json!({"name": "total", "type": "int", "nullable": false, "invisible": false, "generated": false, "on_update": false})
     );
     assert_eq!(json["versions"][1]["key"], json!(["id"]));
     assert_eq!(json["statements"][0]["commit_time"], "2026-11-21T10:00:01Z");
