@@ -4,6 +4,7 @@ mod append;
 
 use std::{
     fs::File,
+    io,
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -74,7 +75,9 @@ impl<'a> Frames<'a> {
             self.damage = Some("it ends in the middle of a record");
             return Ok(None);
         }
-        self.fill(FRAME)?;
+        if !self.fill(FRAME)? {
+            return Ok(None);
+        }
         let head = &self.buffer[self.start..self.start + FRAME];
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
@@ -82,7 +85,9 @@ impl<'a> Frames<'a> {
             self.damage = Some("it ends in the middle of a record");
             return Ok(None);
         }
-        self.fill(FRAME + length)?;
+        if !self.fill(FRAME + length)? {
+            return Ok(None);
+        }
         let payload = self.start + FRAME..self.start + FRAME + length;
         if crc32fast::hash(&self.buffer[payload.clone()]) != crc {
             self.damage = Some("the checksum of a record does not match");
@@ -103,10 +108,10 @@ impl<'a> Frames<'a> {
         self.damage.map(|what| (self.at, what))
     }
 
-    /// Makes sure that `need` bytes from `at` are in the buffer.
-    fn fill(&mut self, need: usize) -> Result<(), Error> {
+    /// Makes sure that `need` bytes from `at` are in the buffer. They are not if a new writer has just cut off what did not count.
+    fn fill(&mut self, need: usize) -> Result<bool, Error> {
         if self.buffer.len() - self.start >= need {
-            return Ok(());
+            return Ok(true);
         }
         self.buffer.drain(..self.start);
         self.start = 0;
@@ -114,9 +119,17 @@ impl<'a> Frames<'a> {
         let left = self.end - self.at - have as u64;
         let more = (need - have).max(READ.min(usize::try_from(left).unwrap_or(READ)));
         self.buffer.resize(have + more, 0);
-        self.file
+        match self
+            .file
             .read_exact_at(&mut self.buffer[have..], self.at + have as u64)
-            .map_err(|e| Error::io(self.path, e))
+        {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                self.damage = Some("it was cut off while it was read");
+                Ok(false)
+            }
+            Err(e) => Err(Error::io(self.path, e)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use binlog::{Image, Op, Position, Problem, RowKey, Table};
+use binlog::{FileName, Image, Op, Position, Problem, RowKey, Table};
 use types::Micros;
 
 use crate::{
@@ -45,7 +45,8 @@ struct Tally {
     tables: Vec<SegmentTable>,
     last_key: Vec<u8>,
     last_position: Option<Position>,
-    seen: HashSet<(String, u64, u64)>,
+    files: Vec<FileName>,
+    seen: HashSet<(usize, u64, u64)>,
 }
 
 impl<'a> Rows<'a> {
@@ -92,13 +93,7 @@ impl<'a> Rows<'a> {
         }
         self.check_place(&position)?;
         let arrival = row.arrival().ok_or_else(odd)?;
-        if !arrival
-            && !tally.seen.insert((
-                position.at.file.as_str().to_owned(),
-                position.at.offset,
-                position.ordinal,
-            ))
-        {
+        if !arrival && !tally.is_first(&position) {
             return Err(format!("a second change at {}", position.at));
         }
         let Some(version) = row.version() else {
@@ -237,6 +232,19 @@ impl Kept<'_> {
 }
 
 impl Tally {
+    /// Whether no other change stands there.
+    fn is_first(&mut self, position: &Position) -> bool {
+        let file = self
+            .files
+            .iter()
+            .position(|file| *file == position.at.file)
+            .unwrap_or_else(|| {
+                self.files.push(position.at.file.clone());
+                self.files.len() - 1
+            });
+        self.seen.insert((file, position.at.offset, position.ordinal))
+    }
+
     fn take(
         &mut self,
         table: &Table,

@@ -5,12 +5,12 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use binlog::LogPos;
-use trail::{Error, Filter, Reader, Writer};
+use binlog::{Commit, LogPos, Sink};
+use trail::{Error, Filter, Options, Reader, Writer};
 
 use crate::{
     basics::tiny,
-    fixture::{Int, Null, changes_of, feed, found, key, orders, simple, start_at},
+    fixture::{Int, Null, changes_of, feed, feed_part, found, key, orders, simple, start_at},
 };
 
 const TXNS: u64 = 400;
@@ -113,4 +113,43 @@ fn a_second_writer_is_refused() {
     ));
     drop(writer);
     assert!(Writer::open(dir.path(), tiny()).is_ok());
+}
+
+#[test]
+fn a_transaction_that_was_seen_half_is_read_again_when_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = orders();
+    let mut writer = Writer::open(dir.path(), Options::default()).unwrap();
+    writer
+        .start(start_at(0, &LogPos::new("binlog.000001", 4)))
+        .unwrap();
+    feed(&mut writer, &simple(&table, 0)).unwrap();
+    let half = simple(&table, 1);
+    feed_part(&mut writer, &half, false).unwrap();
+    writer.sync().unwrap();
+    let mut reader = Reader::open(dir.path()).unwrap();
+    assert_eq!(found(&reader, &Filter::default()).len(), 1);
+    writer
+        .commit(&Commit {
+            end: half.end,
+            time: half.time,
+        })
+        .unwrap();
+    feed(&mut writer, &simple(&table, 2)).unwrap();
+    writer.sync().unwrap();
+    assert!(reader.refresh().unwrap());
+    for number in 0..3 {
+        let keys = vec![key(&table, &[Int(number), Null, Null])];
+        let expected = changes_of(0, &simple(&table, number as u64));
+        assert_eq!(
+            found(
+                &reader,
+                &Filter {
+                    keys,
+                    ..Filter::default()
+                }
+            ),
+            expected
+        );
+    }
 }

@@ -314,3 +314,27 @@ fn a_changed_byte_in_the_manifest_or_the_definitions_is_named() {
     }
     verified(dir.path());
 }
+
+/// Someone who takes a segment away and makes the manifest whole again cannot hide it from the chain.
+#[test]
+fn a_segment_taken_out_of_the_chain_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    store_of_segments(dir.path());
+    let path = dir.path().join("manifest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    manifest["segments"].as_array_mut().unwrap().remove(1);
+    manifest.as_object_mut().unwrap().remove("sha256");
+    let body = manifest.to_string();
+    let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
+    let sum: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(
+        &path,
+        format!("{},\"sha256\":\"{sum}\"}}\n", &body[..body.len() - 1]),
+    )
+    .unwrap();
+    match verify(dir.path(), &mut |_| {}) {
+        Err(Error::Corrupt { what, .. }) => assert!(what.contains("chain"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+}

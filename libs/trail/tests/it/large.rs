@@ -119,6 +119,11 @@ fn questions(id: u64) -> Vec<Filter> {
             keys: (0..200).map(|n| of(id + n * 7)).collect(),
             ..Filter::table("logs", "events")
         },
+        // In row groups that do not begin with the first.
+        Filter {
+            keys: (0..200).map(|n| of(39_000 - n * 90)).collect(),
+            ..Filter::table("shop", "orders")
+        },
         Filter {
             since: Some(time),
             ops: vec![Op::Delete],
