@@ -22,6 +22,7 @@ use super::{
     note,
     question::Question,
     undo_summary::{self, Latest},
+    verify::bar_of_changes,
 };
 use crate::{error::Error, exit::Exit, render::text::one_line};
 
@@ -118,6 +119,17 @@ struct Selection {
 }
 
 impl Selection {
+    /// How many changes the store holds of the affected tables; those before the first chosen one need not be read.
+    fn history_at_most(&self, reader: &Reader) -> Result<u64, Error> {
+        let tables = reader.tables().map_err(|error| store_fault(&error))?;
+        let ours = tables
+            .iter()
+            .filter(|known| self.tables.contains(&(known.schema.clone(), known.table.clone())));
+        Ok(ours
+            .map(|known| known.inserts + known.updates + known.deletes)
+            .sum())
+    }
+
     /// None if nothing matches.
     fn find(reader: &Reader, filter: &Filter) -> Result<Option<Self>, Error> {
         let mut selection: Option<Self> = None;
@@ -209,14 +221,17 @@ fn plan(
     let mut chosen = Chosen {
         changes: chosen.peekable(),
     };
+    let bar = bar_of_changes(selection.history_at_most(reader)?);
     for change in reader.find(&history).map_err(|error| store_fault(&error))? {
         let change = change.map_err(|error| store_fault(&error))?;
+        bar.inc(1);
         feed.up_to(Some(&change.position))?;
         let selected = chosen.contains(&change.position)?;
         feed.planner
             .change(&change, selected)
             .map_err(|error| plan_fault(&error))?;
     }
+    bar.finish_and_clear();
     feed.up_to(None)?;
     feed.planner.finish(latest).map_err(|error| plan_fault(&error))
 }

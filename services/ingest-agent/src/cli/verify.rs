@@ -28,9 +28,20 @@ struct Report {
 
 /// A bar for long work over bytes on standard error, which hides itself when that is no terminal.
 pub(super) fn bar() -> ProgressBar {
+    styled(
+        "{wide_bar} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
+    )
+}
+
+/// The same for work over at most `most` changes.
+pub(super) fn bar_of_changes(most: u64) -> ProgressBar {
+    let bar = styled("{wide_bar} {human_pos} changes  {per_sec}  at most {eta} left");
+    bar.set_length(most);
+    bar
+}
+
+fn styled(template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(REFRESH_HZ));
-    let template =
-        "{wide_bar} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
