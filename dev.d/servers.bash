@@ -152,7 +152,9 @@ start_server_locked() {
   set_programs "$engine"
   set_drop
   # What a killed server leaves behind would only mislead the next one.
-  rm -rf "$home"/socket* "$home"/pid "$home"/data.new
+  rm -rf "$home"/socket* "$home"/pid "$home"/data.new "$home"/tmp
+  # Its own: a starting MariaDB removes the temporary tables that it finds, also those of a server beside it.
+  "${drop[@]}" mkdir -m 700 "$home/tmp"
   [[ -d $home/data ]] || initialise "$engine" "$home"
   place_credentials "$engine" "$home"
   launch_on_free_port "$engine" "$home" "${@:3}"
@@ -172,8 +174,8 @@ initialise() {
   [[ $engine != mariadb ]] || command=(mariadb-install-db --no-defaults "--datadir=$home/data.new" --skip-test-db
     --auth-root-authentication-method=normal --innodb-flush-method=nosync)
   "${drop[@]}" mkdir -m 700 "$home/data.new"
-  "${drop[@]}" "${command[@]}" >"$home/initialise.log" 2>&1 9>&- || {
-    tail -n 20 "$home/initialise.log" >&2
+  TMPDIR=$home/tmp "${drop[@]}" "${command[@]}" >"$home/initialise.log" 2>&1 9>&- || {
+    grep -i error "$home/initialise.log" >&2 || tail -n 20 "$home/initialise.log" >&2
     die "$engine could not make its data folder" "see $home/initialise.log, and that the disk is not full"
   }
   mv -T "$home/data.new" "$home/data"
@@ -228,7 +230,7 @@ launch() {
 set_server_options() {
   local engine=$1 home=$2 port=$3
   options=(
-    "--datadir=$home/data" "--socket=$home/socket" "--pid-file=$home/pid" "--log-error=$home/error.log"
+    "--datadir=$home/data" "--tmpdir=$home/tmp" "--socket=$home/socket" "--pid-file=$home/pid" "--log-error=$home/error.log"
     "--bind-address=127.0.0.1" "--port=$port" --skip-name-resolve "--init-file=$home/credentials/accounts.sql"
     "--ssl-ca=$home/credentials/ca.pem" "--ssl-cert=$home/credentials/server.pem" "--ssl-key=$home/credentials/server-key.pem"
     # What Trailmesh asks of a source.
