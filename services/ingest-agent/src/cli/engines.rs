@@ -49,10 +49,6 @@ fn told(notice: Notice<'_>) {
                 format!(", server {}", source.server)
             };
             let host = source.host.as_deref().unwrap_or("the source");
-            let from = from.map_or_else(
-                || "the first transaction not in the GTID set".into(),
-                ToString::to_string,
-            );
             let text = format!(
                 "following {host} ({} {}{server}) from {from}",
                 source.engine, source.version

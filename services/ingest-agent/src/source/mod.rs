@@ -62,7 +62,7 @@ pub enum Notice<'a> {
         /// What.
         source: &'a Source,
         /// From where.
-        from: Option<&'a LogPos>,
+        from: &'a LogPos,
     },
     /// Works, but less well than it could.
     Warning(&'a str),
@@ -227,7 +227,7 @@ impl Follower<'_> {
         .await?;
         (self.notify)(Notice::Following {
             source: &source,
-            from: Some(&at),
+            from: &at,
         });
         self.following = true;
         let outcome = self.follow(&mut events, target).await;
