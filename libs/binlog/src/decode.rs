@@ -9,13 +9,13 @@ use types::Micros;
 
 use crate::{
     Begin, ColumnFacts, Commit, Ddl, Error, FileName, GtidSet, Image, LogPos, Op, Present, RowChange, Sink,
-    Table,
     error::Problem,
-    event::{Event, FormatDescription, kind},
+    event::{Event, FormatDescription, Limits, kind},
     gtid_event::{self, Announced},
     image::held,
+    known::{DEFINITIONS_MAX, Definitions, Maps},
     payload,
-    query::{self, DdlTarget, Query, Role},
+    query::{DdlTarget, Query, Role},
     read::Bytes,
     table_map,
 };
@@ -82,18 +82,30 @@ struct RowsKind {
 const STATEMENT_END: u16 = 1;
 /// A rows event that only ends a statement carries this table id.
 const NO_TABLE: u64 = 0xFF_FFFF;
-/// Definitions kept by the bytes of their table map; cleared when full, so that memory is bounded on servers with very many tables.
-const DEFINITIONS_MAX: usize = 10_000;
+
+/// What compressed events opened to so far.
+#[derive(Debug, Default)]
+struct Opened(u64);
+
+impl Opened {
+    fn add(&mut self, bytes: u64, limits: &Limits) -> Result<(), Problem> {
+        self.0 = self.0.saturating_add(bytes);
+        if self.0 > limits.opened_bytes_max {
+            return Err(Problem::OpensTooFar(limits.opened_bytes_max));
+        }
+        Ok(())
+    }
+}
 
 /// Turns events into transactions for a [`Sink`].
 #[derive(Debug)]
 pub struct Decoder {
     file: FileName,
     format: Option<FormatDescription>,
-    /// Definitions by the bytes of their table map after the table id, so that each is parsed once.
-    definitions: HashMap<Vec<u8>, Arc<Table>>,
-    /// What the rows events of the current statement refer to.
-    maps: HashMap<u64, Result<Arc<Table>, Problem>>,
+    definitions: Definitions,
+    maps: Maps,
+    limits: Limits,
+    opened: Opened,
     /// What the server's catalogue says of a table's columns, by name; none for a table that could not be looked up.
     facts: HashMap<(String, String), Option<HashMap<String, ColumnFacts>>>,
     /// For tables whose maps do not name columns.
@@ -111,8 +123,10 @@ impl Decoder {
         Self {
             file: FileName::new(file),
             format: None,
-            definitions: HashMap::new(),
-            maps: HashMap::new(),
+            definitions: Definitions::default(),
+            maps: Maps::default(),
+            limits: Limits::default(),
+            opened: Opened::default(),
             facts: HashMap::new(),
             present: None,
             inner_events: 0,
@@ -157,7 +171,7 @@ impl Decoder {
         ask(event);
         // What is wrong with a payload is told when it is fed.
         if event.header.kind == kind::TRANSACTION_PAYLOAD
-            && let Ok(mut events) = payload::Payload::open(event.body)
+            && let Ok(mut events) = payload::Payload::open(event.body, self.limits)
         {
             while let Ok(Some(inner)) = events.next_event() {
                 ask(&inner);
@@ -175,13 +189,20 @@ impl Decoder {
         }
         self.facts.insert((schema.to_owned(), table.to_owned()), facts);
         self.definitions
-            .retain(|_, known| known.schema != schema || known.name != table);
+            .retain(|known| known.schema != schema || known.name != table);
     }
 
     /// Tells what rows mean whose table maps do not name columns; without it they are refused.
     #[must_use]
     pub fn with_present(mut self, present: Option<Arc<Present>>) -> Self {
         self.present = present;
+        self
+    }
+
+    /// Refuses compressed events that open to more; without it what no server writes.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -233,7 +254,8 @@ impl Decoder {
             kind::MARIADB_GTID => self.announce(at, gtid_event::mariadb(event.header.server_id, body)?, sink),
             kind::QUERY => self.query(at, end, event.header.timestamp, body, sink),
             kind::MARIADB_QUERY_COMPRESSED => {
-                let body = payload::mariadb_query(body)?;
+                let body = payload::mariadb_query(body, &self.limits)?;
+                self.opened.add(body.len() as u64, &self.limits)?;
                 self.query(at, end, event.header.timestamp, &body, sink)
             }
             kind::XID => self.commit(end, event.header.timestamp, sink),
@@ -391,7 +413,7 @@ impl Decoder {
         sink: &mut S,
     ) -> Result<(), Fail<S::Error>> {
         let query = Query::parse(body)?;
-        match query::role(&query.text) {
+        match query.role() {
             Role::Begin | Role::XaStart => self.begun(at, query.thread_id, false, sink).map(|_| ()),
             Role::Commit => self.commit(end, timestamp, sink),
             Role::Rollback => {
@@ -422,7 +444,7 @@ impl Decoder {
         query: &Query<'_>,
         sink: &mut S,
     ) -> Result<(), Fail<S::Error>> {
-        let targets = query::targets(&query.text, &query.schema);
+        let targets = query.targets();
         for target in &targets {
             self.forget(target);
         }
@@ -451,8 +473,7 @@ impl Decoder {
                     .is_none_or(|name| name.eq_ignore_ascii_case(table))
         };
         self.facts.retain(|(schema, table), _| !is(schema, table));
-        self.definitions
-            .retain(|_, known| !is(&known.schema, &known.name));
+        self.definitions.retain(|known| !is(&known.schema, &known.name));
     }
 
     fn commit<S: Sink>(&mut self, end: u64, timestamp: u32, sink: &mut S) -> Result<(), Fail<S::Error>> {
@@ -493,12 +514,13 @@ impl Decoder {
         body: &[u8],
         sink: &mut S,
     ) -> Result<(), Fail<S::Error>> {
-        let mut events = payload::Payload::open(body)?;
+        let mut events = payload::Payload::open(body, self.limits)?;
         while let Some(event) = events.next_event()? {
             if event.header.kind == kind::TRANSACTION_PAYLOAD {
                 return Err(Problem::Order("a transaction payload within another one").into());
             }
             self.inner_events += 1;
+            self.opened.add(u64::from(event.header.size), &self.limits)?;
             self.event(at, end, &event, sink)?;
         }
         Ok(())
@@ -530,19 +552,10 @@ impl Decoder {
                         column.on_update = known.map(|facts| facts.on_update);
                     }
                 }
-                if self.definitions.len() >= DEFINITIONS_MAX {
-                    self.definitions.clear();
-                }
-                let table = Arc::new(table);
-                self.definitions.insert(definition.to_vec(), table.clone());
-                table
+                self.definitions.keep(definition, table)
             }),
         };
-        if self.maps.len() >= DEFINITIONS_MAX {
-            return Err(Problem::Order("more table maps than a statement can have").into());
-        }
-        self.maps.insert(id, table);
-        Ok(())
+        Ok(self.maps.put(id, table)?)
     }
 
     /// Body: table id, flags, (version 2) extra data, column count, columns present (twice for an update), rows.
@@ -575,8 +588,8 @@ impl Decoder {
         if !self.transaction.as_ref().is_some_and(|open| open.begun) {
             return Err(Problem::Order("rows outside a transaction").into());
         }
-        let table = match self.maps.get(&id) {
-            Some(Ok(table)) => table,
+        let table = match self.maps.get(id) {
+            Some(Ok(known)) => &known.table,
             Some(Err(problem)) => return Err(problem.clone().into()),
             None => return Err(Problem::Order("rows of a table without its map").into()),
         };
@@ -601,11 +614,11 @@ impl Decoder {
             )
             .into());
         }
-        let unpacked = if kind.compressed {
-            payload::mariadb_unpack(bytes.0)?
-        } else {
-            Vec::new()
-        };
+        let mut unpacked = Vec::new();
+        if kind.compressed {
+            let length = payload::mariadb_unpack(bytes.0, &self.limits, &mut unpacked)?;
+            self.opened.add(length, &self.limits)?;
+        }
         let mut bytes = if kind.compressed { Bytes(&unpacked) } else { bytes };
         while !bytes.is_empty() {
             let image = Image::take(&mut bytes, table, first)?;

@@ -36,6 +36,21 @@ pub enum Problem {
     /// The event's length is not possible.
     #[error("an event claims to be {0} bytes long, which no server writes: the file is damaged here")]
     Length(u64),
+    /// The event is longer than whoever reads takes ([`Limits`](crate::event::Limits)).
+    #[error(
+        "an event is {bytes} bytes long, and no more than {most} are taken here; let the agent beside the server read this log"
+    )]
+    TooLong {
+        /// Bytes it has, or opens to.
+        bytes: u64,
+        /// Bytes that are taken.
+        most: u64,
+    },
+    /// Compressed events open to more than whoever reads takes.
+    #[error(
+        "what is compressed in this log opens to more than {0} bytes, and no more are taken here; let the agent beside the server read this log"
+    )]
+    OpensTooFar(u64),
     /// CRC32 does not match.
     #[error(
         "the event's checksum is {found:08x} but its bytes give {computed:08x}: the file is damaged here"
@@ -148,6 +163,8 @@ impl Fault for Problem {
             | Self::Altered { .. }
             | Self::Unsupported { .. }
             | Self::UnknownEvent(_)
+            | Self::TooLong { .. }
+            | Self::OpensTooFar(_)
             | Self::ColumnType { .. } => Code::Refused,
             Self::Cut { .. }
             | Self::Length(_)
@@ -166,6 +183,8 @@ impl Fault for Problem {
             Self::Encrypted => "ENCRYPTED",
             Self::Cut { .. } => "CUT",
             Self::Length(_) => "BAD_LENGTH",
+            Self::TooLong { .. } => "EVENT_TOO_LONG",
+            Self::OpensTooFar(_) => "OPENS_TOO_FAR",
             Self::Checksum { .. } => "BAD_CHECKSUM",
             Self::UnknownEvent(_) => "UNKNOWN_EVENT",
             Self::Unsupported { .. } => "UNSUPPORTED_EVENT",

@@ -8,6 +8,70 @@ use crate::{error::Problem, read::Bytes};
 /// The largest event read: servers bound an event by `max_allowed_packet`, at most 1 GiB, plus its own fields.
 pub const EVENT_BYTES_MAX: u64 = (1 << 30) + (1 << 20);
 
+/// The longest format description: a server's has some 120 bytes.
+const FORMAT_BYTES_MAX: u64 = 1 << 20;
+
+/// How much memory the events of a log may ask for. Whoever reads says so: a machine of its own may take what its server writes, a process
+/// that reads for many must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one event, as it stands in the file and as it comes out of a compressed one.
+    pub event_bytes_max: u64,
+    /// Bytes of an event that states GTIDs: all of them are held at once.
+    pub gtids_bytes_max: u64,
+    /// Bytes of a table map: a definition takes many times as much.
+    pub map_bytes_max: u64,
+    /// Bytes that all compressed events of the log open to together.
+    pub opened_bytes_max: u64,
+}
+
+impl Default for Limits {
+    /// All that a server may write.
+    fn default() -> Self {
+        Self {
+            event_bytes_max: EVENT_BYTES_MAX,
+            gtids_bytes_max: EVENT_BYTES_MAX,
+            map_bytes_max: EVENT_BYTES_MAX,
+            opened_bytes_max: u64::MAX,
+        }
+    }
+}
+
+impl Limits {
+    /// The event's length, if it may be read.
+    pub(crate) fn admit(&self, header: &Header) -> Result<u64, Problem> {
+        let size = u64::from(header.size);
+        let possible = match header.kind {
+            kind::FORMAT_DESCRIPTION => FORMAT_BYTES_MAX,
+            _ => EVENT_BYTES_MAX,
+        };
+        if size < HEADER_BYTES as u64 || size > possible {
+            return Err(Problem::Length(size));
+        }
+        let most = match header.kind {
+            kind::PREVIOUS_GTIDS | kind::MARIADB_GTID_LIST => self.gtids_bytes_max,
+            kind::TABLE_MAP => self.map_bytes_max,
+            _ => EVENT_BYTES_MAX,
+        };
+        within(size, most.min(self.event_bytes_max))
+    }
+
+    /// The length of what an event's compressed content says it has, if it may be read.
+    pub(crate) fn admit_content(&self, length: u64) -> Result<u64, Problem> {
+        if length > EVENT_BYTES_MAX {
+            return Err(Problem::Length(length));
+        }
+        within(length, self.event_bytes_max)
+    }
+}
+
+fn within(bytes: u64, most: u64) -> Result<u64, Problem> {
+    if bytes > most {
+        return Err(Problem::TooLong { bytes, most });
+    }
+    Ok(bytes)
+}
+
 /// Length of the common header.
 pub const HEADER_BYTES: usize = 19;
 

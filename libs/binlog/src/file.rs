@@ -5,7 +5,8 @@ use std::io::{self, Read};
 use crate::{
     Error, FileName, LogPos,
     error::Problem,
-    event::{EVENT_BYTES_MAX, Event, Frames, HEADER_BYTES, Header},
+    event::{Event, Frames, HEADER_BYTES, Header, Limits},
+    read,
 };
 
 const MAGIC: [u8; 4] = [0xFE, b'b', b'i', b'n'];
@@ -36,6 +37,7 @@ pub struct Reader<R> {
     file: FileName,
     offset: u64,
     frames: Frames,
+    limits: Limits,
     buffer: Vec<u8>,
 }
 
@@ -47,6 +49,7 @@ impl<R: Read> Reader<R> {
             file: FileName::new(name),
             offset: 0,
             frames: Frames::default(),
+            limits: Limits::default(),
             buffer: Vec::new(),
         };
         let mut magic = [0; 4];
@@ -59,6 +62,13 @@ impl<R: Read> Reader<R> {
         }
         reader.offset = 4;
         Ok(reader)
+    }
+
+    /// Refuses events that ask for more; without it those that no server writes.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// The file's name.
@@ -88,25 +98,21 @@ impl<R: Read> Reader<R> {
             }));
         }
         let header = Header::parse(&head).map_err(|problem| self.error(problem))?;
-        let size = u64::from(header.size);
-        if size < HEADER_BYTES as u64 || size > EVENT_BYTES_MAX {
-            return Err(self.error(Problem::Length(size)));
-        }
+        let size = self
+            .limits
+            .admit(&header)
+            .map_err(|problem| self.error(problem))?;
         self.buffer.clear();
         self.buffer.extend_from_slice(&head);
         let body = size - HEADER_BYTES as u64;
-        // Grows with what is really there, so that a wrong length cannot allocate.
-        let read = (&mut self.input)
-            .take(body)
-            .read_to_end(&mut self.buffer)
-            .map_err(|source| ReadError::Io {
-                at: self.position(),
-                source,
-            })?;
-        if (read as u64) < body {
+        let read = read::fill(&mut self.input, body, &mut self.buffer).map_err(|source| ReadError::Io {
+            at: self.position(),
+            source,
+        })?;
+        if read < body {
             return Err(self.error(Problem::Cut {
                 need: size,
-                have: (HEADER_BYTES + read) as u64,
+                have: HEADER_BYTES as u64 + read,
             }));
         }
         let at = self.offset;

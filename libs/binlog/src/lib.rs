@@ -12,8 +12,8 @@
 //! rows are read here, because rows are where the time goes and where a wrong byte costs somebody a row.
 //!
 //! What must hold, and holds in this crate: nothing passes unread. An event that cannot be decoded fully is an [`Error`] that names the
-//! file, the offset and the remedy. No input panics, and no input makes memory grow beyond one event (an event is at most
-//! [`event::EVENT_BYTES_MAX`]).
+//! file, the offset and the remedy. No input panics, and no input makes memory grow beyond one event and the definitions of
+//! tables that are kept. How long an event may be is said by whoever reads ([`event::Limits`]), outside and inside of compressed ones.
 
 mod change;
 mod charset;
@@ -28,12 +28,14 @@ mod gtid_event;
 mod image;
 pub mod jsonb;
 mod key;
+mod known;
 mod payload;
 mod position;
 mod present;
 mod query;
 mod read;
 mod row;
+mod secret;
 mod survey;
 mod table;
 mod table_map;
@@ -51,7 +53,8 @@ pub use gtid::{Gtid, GtidParseError, GtidSet};
 pub use image::{Cell, Cells, Image};
 pub use key::{KeyError, RowKey};
 pub use position::{FileName, LogPos};
-pub use query::{DdlTarget, Statement};
+pub use query::{DdlTarget, Descended, Descent, Statement, descents};
+pub use secret::masked;
 pub use survey::{Present, Survey};
 pub use table::{Column, ColumnFacts, ColumnType, KeyPart, Table};
 pub use transaction::{Begin, Commit, Ddl, Op, RowChange, Sink};

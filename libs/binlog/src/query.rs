@@ -3,11 +3,18 @@
 //! This is no SQL parser. It must not be fooled about three things: whether a text begins or ends a transaction, whether it changes rows
 //! (statement-based logging, which cannot be followed), and which tables a definition statement names.
 
+mod descent;
+mod token;
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Charset, error::Problem, read::Bytes};
+
+use token::{Escapes, TOKENS_MAX, Token, Walk};
+
+pub use descent::{Descended, Descent, descents};
 
 /// A table a statement defines anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +51,7 @@ pub(crate) struct Query<'a> {
     pub(crate) thread_id: u32,
     pub(crate) schema: Cow<'a, str>,
     pub(crate) text: Cow<'a, str>,
+    escapes: Escapes,
 }
 
 /// What a statement means for the transaction it stands in.
@@ -80,180 +88,69 @@ impl<'a> Query<'a> {
         let schema_len = usize::from(bytes.u8()?);
         bytes.u16()?;
         let status_len = usize::from(bytes.u16()?);
-        let charset = client_charset(bytes.take(status_len)?);
+        let status = Status::parse(bytes.take(status_len)?);
         let schema = String::from_utf8_lossy(bytes.take(schema_len)?);
         bytes.u8()?;
-        let text = charset
+        let text = status
+            .charset
             .and_then(|charset| charset.decode(bytes.0))
             .unwrap_or_else(|| String::from_utf8_lossy(bytes.0));
         Ok(Self {
             thread_id,
             schema,
             text,
+            escapes: status.sql_mode.map_or_else(Escapes::default, Escapes::of),
         })
     }
-}
 
-/// The statement's character set, from the status variables that stand before it (`Query_log_event::Query_event`, in order of code).
-fn client_charset(status: &[u8]) -> Option<Charset> {
-    let mut bytes = Bytes(status);
-    loop {
-        let skip = match bytes.u8().ok()? {
-            STATUS_CHARSET => return bytes.u16().ok().map(Charset::new),
-            STATUS_FLAGS2 | STATUS_AUTO_INCREMENT => 4,
-            STATUS_SQL_MODE => 8,
-            STATUS_CATALOG => usize::from(bytes.u8().ok()?),
-            _ => return None,
-        };
-        bytes.take(skip).ok()?;
+    /// What it means for its transaction.
+    pub(crate) fn role(&self) -> Role {
+        role(&self.text, self.escapes)
+    }
+
+    /// The tables it defines anew, as far as it can be told.
+    pub(crate) fn targets(&self) -> Vec<DdlTarget> {
+        targets(&self.text, &self.schema, self.escapes)
     }
 }
 
-/// A piece of a statement. Keywords are bare words; anything in quotes is not a keyword.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Quoted(String),
-    Mark(char),
+/// What stands before a statement and says how to read it.
+#[derive(Debug, Default)]
+struct Status {
+    sql_mode: Option<u64>,
+    charset: Option<Charset>,
 }
 
-/// More than a statement that drops ten thousand tables has.
-const TOKENS_MAX: usize = 100_000;
-
-/// Tokens of a statement, at most `most`; comments are left out, but the content of `/*! … */` and `/*M! … */` counts.
-fn tokens(text: &str, most: usize) -> Vec<Token> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    while found.len() < most {
-        rest = rest.trim_start();
-        let Some(first) = rest.chars().next() else { break };
-        if let Some(comment) = rest.strip_prefix("/*") {
-            rest = match comment.strip_prefix('!').or_else(|| comment.strip_prefix("M!")) {
-                Some(inner) => inner.trim_start_matches(|c: char| c.is_ascii_digit()),
-                None => comment.split_once("*/").map_or("", |(_, after)| after),
-            };
-        } else if let Some(after) = rest.strip_prefix("*/") {
-            rest = after;
-        } else if rest.starts_with('#')
-            || rest
-                .strip_prefix("--")
-                .is_some_and(|r| r.is_empty() || r.starts_with(char::is_whitespace))
-        {
-            rest = rest.split_once('\n').map_or("", |(_, after)| after);
-        } else if matches!(first, '`' | '"' | '\'') {
-            let (content, after) = quoted(&rest[1..], first);
-            found.push(Token::Quoted(content));
-            rest = after;
-        } else if is_word(first) {
-            let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-            found.push(Token::Word(rest[..end].to_owned()));
-            rest = &rest[end..];
-        } else {
-            found.push(Token::Mark(first));
-            rest = &rest[first.len_utf8()..];
-        }
+impl Status {
+    /// From the status variables (`Query_log_event::Query_event`, in the order that servers write them in), up to one that is none of these.
+    fn parse(variables: &[u8]) -> Self {
+        let mut status = Self::default();
+        // What is cut short says nothing.
+        let _ = status.fill(&mut Bytes(variables));
+        status
     }
-    found
-}
 
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
-}
-
-/// Up to the closing quote, a doubled quote standing for one; and what follows.
-fn quoted(text: &str, quote: char) -> (String, &str) {
-    let mut content = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\\' if quote != '`' => content.extend(chars.next().map(|(_, escaped)| escaped)),
-            _ if c == quote => {
-                let after = &text[at + 1..];
-                if !after.starts_with(quote) {
-                    return (content, after);
+    fn fill(&mut self, bytes: &mut Bytes<'_>) -> Result<(), Problem> {
+        loop {
+            let skip = match bytes.u8()? {
+                STATUS_CHARSET => {
+                    self.charset = Some(Charset::new(bytes.u16()?));
+                    return Ok(());
                 }
-                content.push(quote);
-                chars.next();
-            }
-            _ => content.push(c),
+                STATUS_SQL_MODE => {
+                    self.sql_mode = Some(bytes.u64()?);
+                    continue;
+                }
+                STATUS_FLAGS2 | STATUS_AUTO_INCREMENT => 4,
+                STATUS_CATALOG => usize::from(bytes.u8()?),
+                _ => return Ok(()),
+            };
+            bytes.take(skip)?;
         }
-    }
-    (content, "")
-}
-
-/// Walks tokens.
-struct Walk<'t>(&'t [Token]);
-
-impl Walk<'_> {
-    fn word(&self, nth: usize) -> &str {
-        match self.0.get(nth) {
-            Some(Token::Word(word)) => word,
-            _ => "",
-        }
-    }
-
-    fn skip(&mut self, words: &[&str]) -> bool {
-        let is = words.iter().any(|word| self.word(0).eq_ignore_ascii_case(word));
-        if is {
-            self.0 = &self.0[1..];
-        }
-        is
-    }
-
-    fn skip_all(&mut self, words: &[&str]) {
-        while self.skip(words) {}
-    }
-
-    fn has_settings(&self) -> bool {
-        self.word(0).eq_ignore_ascii_case("SET") && self.word(1).eq_ignore_ascii_case("STATEMENT")
-    }
-
-    /// MariaDB: `SET STATEMENT name = value, … FOR` before the statement itself.
-    fn skip_settings(&mut self) {
-        while self.has_settings() {
-            while !self.0.is_empty() && !self.skip(&["FOR"]) {
-                self.0 = &self.0[1..];
-            }
-        }
-    }
-
-    /// MariaDB: `WAIT n` or `NOWAIT` after a table's name.
-    fn skip_wait(&mut self) {
-        if self.skip(&["WAIT"]) {
-            self.0 = self.0.get(1..).unwrap_or_default();
-        }
-        self.skip(&["NOWAIT"]);
-    }
-
-    /// `table` or `schema.table`.
-    fn name(&mut self, default: &str) -> Option<(String, String)> {
-        let first = self.identifier()?;
-        if self.0.first() != Some(&Token::Mark('.')) {
-            return Some((default.to_owned(), first));
-        }
-        self.0 = &self.0[1..];
-        Some((first, self.identifier()?))
-    }
-
-    fn identifier(&mut self) -> Option<String> {
-        let (Token::Word(text) | Token::Quoted(text)) = self.0.first()? else {
-            return None;
-        };
-        self.0 = &self.0[1..];
-        Some(text.clone())
-    }
-
-    fn mark(&mut self, mark: char) -> bool {
-        let is = self.0.first() == Some(&Token::Mark(mark));
-        if is {
-            self.0 = &self.0[1..];
-        }
-        is
     }
 }
 
-/// What `text` means for its transaction.
-pub(crate) fn role(text: &str) -> Role {
+fn role(text: &str, escapes: Escapes) -> Role {
     // The server writes these itself, exactly so.
     match text {
         "BEGIN" => return Role::Begin,
@@ -261,7 +158,7 @@ pub(crate) fn role(text: &str) -> Role {
         "ROLLBACK" => return Role::Rollback,
         _ => {}
     }
-    let head = tokens(text, 8);
+    let head = token::read(text, 8, escapes).tokens;
     // A parenthesis may open a statement: `(SELECT …)`.
     let opened = head
         .iter()
@@ -269,7 +166,7 @@ pub(crate) fn role(text: &str) -> Role {
         .count();
     let mut walk = Walk(&head[opened..]);
     let all = if walk.has_settings() {
-        tokens(text, TOKENS_MAX)
+        token::read(text, TOKENS_MAX, escapes).tokens
     } else {
         Vec::new()
     };
@@ -292,7 +189,7 @@ pub(crate) fn role(text: &str) -> Role {
         | "VALUES" => Role::Rows,
         // MariaDB runs the statement it analyses.
         "ANALYZE" if !is(1, "TABLE") && !is(1, "LOCAL") && !is(1, "NO_WRITE_TO_BINLOG") => Role::Rows,
-        "CREATE" if fills_a_table(text) => Role::Rows,
+        "CREATE" if fills_a_table(text, escapes) => Role::Rows,
         "" | "CREATE" | "ALTER" | "DROP" | "RENAME" | "TRUNCATE" | "GRANT" | "REVOKE" | "SET" | "FLUSH"
         | "ANALYZE" | "OPTIMIZE" | "REPAIR" | "CHECK" | "INSTALL" | "UNINSTALL" => Role::Definition,
         _ => Role::Unknown,
@@ -300,8 +197,8 @@ pub(crate) fn role(text: &str) -> Role {
 }
 
 /// Whether it is a CREATE TABLE that takes its rows from a query. Logging rows, servers write the two apart, so this is logging statements.
-fn fills_a_table(text: &str) -> bool {
-    let all = tokens(text, TOKENS_MAX);
+fn fills_a_table(text: &str, escapes: Escapes) -> bool {
+    let all = token::read(text, TOKENS_MAX, escapes).tokens;
     let mut walk = Walk(&all);
     walk.skip_settings();
     walk.skip(&["CREATE"]);
@@ -330,9 +227,8 @@ fn fills_a_table(text: &str) -> bool {
     })
 }
 
-/// The tables `text` defines anew, as far as it can be told.
-pub(crate) fn targets(text: &str, default: &str) -> Vec<DdlTarget> {
-    let all = tokens(text, TOKENS_MAX);
+fn targets(text: &str, default: &str, escapes: Escapes) -> Vec<DdlTarget> {
+    let all = token::read(text, TOKENS_MAX, escapes).tokens;
     let mut walk = Walk(&all);
     walk.skip_settings();
     let verb = walk.word(0).to_ascii_uppercase();
@@ -473,10 +369,14 @@ fn rename(walk: &mut Walk<'_>, default: &str) -> Vec<DdlTarget> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Role, role, targets};
+    use super::{Escapes, Query, Role, role, targets};
 
     fn names(text: &str) -> Vec<String> {
-        targets(text, "shop")
+        names_by(text, Escapes::default())
+    }
+
+    fn names_by(text: &str, escapes: Escapes) -> Vec<String> {
+        targets(text, "shop", escapes)
             .into_iter()
             .map(|t| {
                 format!(
@@ -534,7 +434,7 @@ mod tests {
             ("CREATE TABLE t (a int)", Role::Definition),
             ("GRANT SELECT ON *.* TO x", Role::Definition),
         ] {
-            assert_eq!(role(text), expected, "{text}");
+            assert_eq!(role(text, Escapes::default()), expected, "{text}");
         }
     }
 
@@ -583,5 +483,55 @@ mod tests {
             ["shop.p Alter", "shop.q Alter"]
         );
         assert_eq!(names("CREATE VIEW v AS SELECT 1"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn quotes_end_where_the_server_of_the_statement_ended_them() {
+        let (ansi, literal) = (Escapes::of(1 << 2), Escapes::of(1 << 20));
+        for (text, escapes, expected) in [
+            (
+                r"ALTER TABLE pay COMMENT='C:\', RENAME TO pay2",
+                literal,
+                &["shop.pay Rename", "shop.pay2 Rename"][..],
+            ),
+            (
+                r"ALTER TABLE pay COMMENT='it\', RENAME TO pay2'",
+                Escapes::of(0x4160_0000),
+                &["shop.pay Alter"],
+            ),
+            (r#"DROP TABLE "a\", b"#, ansi, &[r"shop.a\ Drop", "shop.b Drop"]),
+            (
+                r#"ALTER TABLE "a\" COMMENT 'it\', RENAME TO b'"#,
+                ansi,
+                &[r"shop.a\ Alter"],
+            ),
+        ] {
+            assert_eq!(names_by(text, escapes), expected, "{text}");
+        }
+        let text = r"CREATE TABLE t (a CHAR(9) DEFAULT '\') SELECT 1 AS a -- '";
+        assert_eq!(role(text, literal), Role::Rows);
+        assert_eq!(role(text, Escapes::default()), Role::Definition);
+    }
+
+    #[test]
+    fn a_statement_is_read_by_what_stands_before_it() {
+        let event = |status: &[u8]| {
+            let text = br"ALTER TABLE pay COMMENT='C:\', RENAME TO pay2";
+            let mut body = [7_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat();
+            body.extend([4, 0, 0]);
+            body.extend(u16::try_from(status.len()).unwrap().to_le_bytes());
+            body.extend(status);
+            body.extend(b"shop\0");
+            body.extend(text);
+            let query = Query::parse(&body).unwrap();
+            query.targets().len()
+        };
+        let mode = |mode: u64| [&[0, 0, 0, 0, 0, 1][..], &mode.to_le_bytes()].concat();
+        let charset = [6, 3, b's', b't', b'd', 4, 45, 0, 45, 0, 45, 0];
+        assert_eq!(event(&[mode(1 << 20), charset.to_vec()].concat()), 2);
+        assert_eq!(event(&[mode(1 << 21), charset.to_vec()].concat()), 1);
+        // What is cut, or not said, is as servers are by themselves.
+        assert_eq!(event(&mode(1 << 20)[..9]), 1);
+        assert_eq!(event(&charset), 1);
     }
 }

@@ -1,4 +1,32 @@
-//! A bounds-checked walk over bytes.
+//! A bounds-checked walk over bytes, and reading them.
+
+use std::io::{self, Read};
+
+/// Memory that is taken before a byte is there.
+const STEP: usize = 64 << 10;
+
+/// Adds `count` bytes of `input`, fewer at its end. Memory grows with what is really there, so that a wrong length cannot allocate, and never
+/// beyond a long event's own length.
+pub(crate) fn fill(input: &mut impl Read, count: u64, buffer: &mut Vec<u8>) -> io::Result<u64> {
+    let mut have = 0;
+    while have < count {
+        let held = buffer.len().max(STEP);
+        let step = (count - have).min(held as u64);
+        // At most `held`, which is a length.
+        let room = step as usize;
+        if held == STEP {
+            buffer.reserve(room);
+        } else {
+            buffer.reserve_exact(room);
+        }
+        let read = input.take(step).read_to_end(buffer)? as u64;
+        have += read;
+        if read < step {
+            break;
+        }
+    }
+    Ok(have)
+}
 
 /// The bytes end before the value does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

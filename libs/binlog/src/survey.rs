@@ -6,9 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 use crate::{
     Definition, Error, LogPos, Statement,
     error::Problem,
-    event::{Event, kind},
+    event::{Event, Limits, kind},
     payload,
-    query::{self, Query},
+    query::Query,
     table_map,
 };
 
@@ -46,10 +46,14 @@ impl Survey {
             }
             kind::QUERY => self.statement(at, inner, event.body)?,
             kind::MARIADB_QUERY_COMPRESSED => {
-                self.statement(at, inner, &payload::mariadb_query(event.body)?)?;
+                self.statement(
+                    at,
+                    inner,
+                    &payload::mariadb_query(event.body, &Limits::default())?,
+                )?;
             }
             kind::TRANSACTION_PAYLOAD if inner == 0 => {
-                let mut events = payload::Payload::open(event.body)?;
+                let mut events = payload::Payload::open(event.body, Limits::default())?;
                 let mut nth = 0;
                 while let Some(event) = events.next_event()? {
                     nth += 1;
@@ -66,7 +70,7 @@ impl Survey {
     fn statement(&mut self, at: &LogPos, inner: usize, body: &[u8]) -> Result<(), Problem> {
         let query = Query::parse(body)?;
         let place = (at.clone(), inner);
-        for target in query::targets(&query.text, &query.schema) {
+        for target in query.targets() {
             // TRUNCATE takes rows away and leaves their definition.
             if target.kind == Statement::Truncate {
                 continue;

@@ -23,6 +23,20 @@ impl Table {
         format!("{}.{}", self.schema, self.name)
     }
 
+    /// Memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let labels = |labels: &[String]| labels.iter().map(|label| size_of::<String>() + label.len()).sum();
+        let column = |column: &Column| {
+            let more: usize = match &column.ty {
+                ColumnType::Enum { labels: all, .. } | ColumnType::Set { labels: all, .. } => labels(all),
+                _ => 0,
+            };
+            size_of::<Column>() + column.name.len() + more
+        };
+        let columns: usize = self.columns.iter().map(column).sum();
+        size_of::<Self>() + self.schema.len() + self.name.len() + columns + size_of_val(&self.key[..])
+    }
+
     /// The index of the column called `name`, compared as MySQL compares column names: without regard to ASCII case.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, fs::File, io::BufReader, path::Path};
 
 use binlog::{
-    Begin, Commit, Ddl, Decoder, GtidSet, Image, LogPos, Op, RowChange, Sink,
+    Begin, Commit, Ddl, DdlTarget, Decoder, GtidSet, Image, LogPos, Op, RowChange, Sink,
     file::{ReadError, Reader},
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Collected {
     pub(crate) commits: Vec<Commit>,
     pub(crate) rows: Vec<Row>,
     pub(crate) statements: Vec<String>,
+    /// The tables that each of them is about.
+    pub(crate) targets: Vec<Vec<DdlTarget>>,
     pub(crate) rollbacks: usize,
     pub(crate) positions: Vec<LogPos>,
     pub(crate) previous: Vec<GtidSet>,
@@ -61,6 +63,7 @@ impl Sink for Collected {
 
     fn ddl(&mut self, ddl: &Ddl<'_>) -> Result<(), Infallible> {
         self.statements.push(ddl.text.to_owned());
+        self.targets.push(ddl.targets.clone());
         Ok(())
     }
 
