@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
     sync::Arc,
 };
 
 use binlog::Table;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, disk};
+use crate::{Error, folder::Files, hash::sha256};
 
 /// How many definitions [`Catalogue::number_of`] remembers by their address: more than the tables that a busy moment touches.
 const RECENT: usize = 32;
@@ -87,14 +86,15 @@ impl Catalogue {
         version
     }
 
-    /// Takes in the definitions of the file at `path`.
-    pub(crate) fn load(&mut self, path: &Path, sha256: &str) -> Result<(), Error> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        if disk::sha256(&bytes) != sha256 {
-            return Err(Error::corrupt(path, "its digest is not the one in the manifest"));
+    /// Takes in the definitions of the file `name`, which has this digest.
+    pub(crate) fn load(&mut self, files: &Files, name: &str, digest: &str) -> Result<(), Error> {
+        let bytes = files.read(name)?;
+        let path = files.path(name);
+        if sha256(&bytes) != digest {
+            return Err(Error::corrupt(&path, "its digest is not the one in the manifest"));
         }
         let file: Definitions =
-            serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(path, e.to_string()))?;
+            serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(&path, e.to_string()))?;
         for Definition { version, table } in file.definitions {
             self.insert(version, &table);
         }
@@ -102,8 +102,8 @@ impl Catalogue {
     }
 }
 
-/// Writes definitions to a new file at `path`, and returns its digest.
-pub(crate) fn save(path: &Path, definitions: &[(u32, Arc<Table>)]) -> Result<String, Error> {
+/// Writes definitions to the new file `name`, and returns its digest.
+pub(crate) fn save(files: &Files, name: &str, definitions: &[(u32, Arc<Table>)]) -> Result<String, Error> {
     let definitions = definitions
         .iter()
         .map(|(version, table)| Definition {
@@ -111,8 +111,8 @@ pub(crate) fn save(path: &Path, definitions: &[(u32, Arc<Table>)]) -> Result<Str
             table: Arc::clone(table),
         })
         .collect();
-    let bytes =
-        serde_json::to_vec(&Definitions { definitions }).map_err(|e| Error::corrupt(path, e.to_string()))?;
-    disk::write_new(path, &bytes)?;
-    Ok(disk::sha256(&bytes))
+    let bytes = serde_json::to_vec(&Definitions { definitions })
+        .map_err(|e| Error::corrupt(&files.path(name), e.to_string()))?;
+    files.write(name, &bytes)?;
+    Ok(sha256(&bytes))
 }

@@ -208,7 +208,11 @@ impl Gap {
         let too_late = filter
             .until
             .zip(self.after_time)
-            .is_some_and(|(until, after)| after >= until);
+            .is_some_and(|(until, after)| after >= until)
+            || filter
+                .before
+                .as_ref()
+                .is_some_and(|p| (p.epoch, &p.at, p.ordinal) <= (self.after.epoch, &self.after.at, 0));
         !too_early && !too_late
     }
 }
@@ -269,7 +273,11 @@ impl Damage {
         let too_late = filter
             .until
             .zip(self.after_time)
-            .is_some_and(|(until, after)| after >= until);
+            .is_some_and(|(until, after)| after >= until)
+            || filter
+                .before
+                .as_ref()
+                .is_some_and(|p| (p.epoch, &p.at, p.ordinal) <= (self.after.epoch, &self.after.at, 0));
         !too_late && filter.epoch.is_none_or(|epoch| epoch == self.after.epoch)
     }
 }
@@ -312,7 +320,11 @@ impl Interval {
         let too_late = filter
             .until
             .zip(self.from_time)
-            .is_some_and(|(until, from)| from >= until);
+            .is_some_and(|(until, from)| from >= until)
+            || filter
+                .before
+                .as_ref()
+                .is_some_and(|p| (p.epoch, &p.at, p.ordinal) <= (self.epoch, &self.from, 0));
         !too_early && !too_late && filter.transaction.as_ref().is_none_or(|at| self.covers(at))
     }
 }

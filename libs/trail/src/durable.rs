@@ -13,9 +13,12 @@
 //!   The greater one counts, for a tail only grows. A writer that opens the store sets both back to what it keeps, before it cuts.
 //! * Readers read the marks before they ask for the file's length: then the records are at least as new as the marks.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::io;
 
-use crate::record::{FRAME, Record, frame};
+use crate::{
+    folder::{ReadAt, WriteAt},
+    record::{FRAME, Record, frame},
+};
 
 /// Bytes of a mark: its frame, its kind, a length.
 const MARK: usize = FRAME + 9;
@@ -47,7 +50,7 @@ impl Marks {
     }
 
     /// Marks that everything before byte `length` is on disk.
-    pub(crate) fn set(&mut self, file: &File, length: u64) -> io::Result<()> {
+    pub(crate) fn set(&mut self, file: &mut dyn WriteAt, length: u64) -> io::Result<()> {
         let mut mark = Vec::with_capacity(MARK);
         frame(&Record::Durable(length), &mut mark);
         let at = self.at + if self.second { MARK as u64 } else { 0 };
@@ -56,7 +59,7 @@ impl Marks {
     }
 
     /// What both say; none for one that is damaged.
-    pub(crate) fn read(self, file: &File) -> io::Result<[Option<u64>; 2]> {
+    pub(crate) fn read(self, file: &dyn ReadAt) -> io::Result<[Option<u64>; 2]> {
         let mut bytes = [0; 2 * MARK];
         match file.read_exact_at(&mut bytes, self.at) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok([None; 2]),
@@ -82,15 +85,15 @@ mod tests {
 
     #[test]
     fn the_marks_take_turns_and_one_of_them_always_holds() {
-        let file = tempfile::tempfile().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
         let mut head = b"head".to_vec();
         let mut marks = Marks::put(&mut head);
         assert_eq!(head.len() as u64, 4 + MARKS);
         std::os::unix::fs::FileExt::write_all_at(&file, &head, 0).unwrap();
         assert_eq!(marks.read(&file).unwrap(), [Some(4 + MARKS); 2]);
-        marks.set(&file, 500).unwrap();
+        marks.set(&mut file, 500).unwrap();
         assert_eq!(marks.read(&file).unwrap(), [Some(500), Some(4 + MARKS)]);
-        marks.set(&file, 700).unwrap();
+        marks.set(&mut file, 700).unwrap();
         assert_eq!(marks.read(&file).unwrap(), [Some(500), Some(700)]);
         for at in 4..4 + 2 * MARK as u64 {
             let mut byte = [0];

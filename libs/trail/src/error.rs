@@ -86,6 +86,9 @@ pub enum Error {
     /// An earlier write failed, and what is on disk after that failure is only known after a new start.
     #[error("an earlier write to the store failed, so this writer takes nothing more; open the store again")]
     Poisoned,
+    /// Whoever asked does not want the answer any more; see [`crate::Stop`].
+    #[error("the reading was stopped before its end")]
+    Stopped,
     /// A row that does not fit its own table.
     #[error("a row of {table} in the transaction at {at} cannot be stored: {problem}")]
     Row {
@@ -139,6 +142,7 @@ impl Fault for Error {
             Self::Locked { .. } => Code::Conflict,
             Self::Corrupt { .. } | Self::Row { .. } => Code::Corrupt,
             Self::Full { .. } => Code::Exhausted,
+            Self::Stopped => Code::Timeout,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Code::Refused,
             Self::Io { .. } | Self::Poisoned | Self::Order { .. } => Code::Internal,
         }
@@ -156,6 +160,7 @@ impl Fault for Error {
             Self::Full { .. } => "STORE_FULL",
             Self::Io { .. } => "STORE_IO",
             Self::Poisoned => "STORE_POISONED",
+            Self::Stopped => "READING_STOPPED",
             Self::Row { .. } => "BAD_ROW",
             Self::Order { .. } => "BAD_ORDER",
         }

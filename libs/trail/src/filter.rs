@@ -26,6 +26,8 @@ pub struct Filter {
     pub column: Option<String>,
     /// After this one, itself excluded.
     pub after: Option<Position>,
+    /// Before this one, itself excluded.
+    pub before: Option<Position>,
     /// Which come first.
     pub order: Order,
     /// At most so many.
@@ -93,10 +95,14 @@ impl Filter {
                 .after
                 .as_ref()
                 .is_none_or(|after| (epoch, file, offset) >= (after.epoch, &after.at.file, after.at.offset))
+            && self.before.as_ref().is_none_or(|before| {
+                (epoch, file, offset) <= (before.epoch, &before.at.file, before.at.offset)
+            })
     }
 
     pub(crate) fn wants_position(&self, position: &Position) -> bool {
         self.wants_transaction(position.epoch, &position.at.file, position.at.offset)
             && self.after.as_ref().is_none_or(|after| position > after)
+            && self.before.as_ref().is_none_or(|before| position < before)
     }
 }

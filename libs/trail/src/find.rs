@@ -1,6 +1,6 @@
 //! Changes in the order of the log, from segments and tails.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use binlog::{Change, Gtid, Op, Position, RowKey, SchemaChange};
 
@@ -10,11 +10,13 @@ use crate::{
     record::DdlRecord,
     segment::{batch::SegmentRow, hits::Hits},
     snapshot::{Part, Snapshot},
+    stop::Stop,
     tail_find::{Found, TailHits},
     wanted::Wanted,
 };
 
-/// Changes in the order that was asked for; see [`crate::Reader::find`]. In memory are at a time the wanted rows of one segment.
+/// Changes in the order that was asked for; see [`crate::Reader::find`]. In memory are at a time the places of
+/// the wanted rows of one segment, and some thousand of the rows.
 #[derive(Debug)]
 pub struct Changes {
     snapshot: Arc<Snapshot>,
@@ -51,8 +53,8 @@ impl OpenPart {
 }
 
 impl Changes {
-    pub(crate) fn new(snapshot: Arc<Snapshot>, filter: &Filter) -> Self {
-        let wanted = Wanted::new(filter, &snapshot.catalogue);
+    pub(crate) fn new(snapshot: Arc<Snapshot>, filter: &Filter, stop: &Stop) -> Self {
+        let wanted = Wanted::new(filter, &snapshot.catalogue, stop);
         let groups = snapshot.parts(|segment| {
             wanted.may_be_in(segment) && segment.tables.iter().any(|table| wanted.may_be_of(table))
         });
@@ -86,6 +88,7 @@ impl Changes {
             let Some(group) = self.groups.pop_front() else {
                 return Ok(None);
             };
+            self.wanted.stop.pause()?;
             for part in group {
                 let hits = self.search(part)?;
                 self.open.push(OpenPart { part, next: 0, hits });
@@ -94,6 +97,7 @@ impl Changes {
     }
 
     fn search(&self, part: Part) -> Result<PartHits, Error> {
+        self.wanted.stop.check()?;
         match part {
             Part::Segment(nth) => {
                 let segment = &self.snapshot.manifest.segments[nth];
@@ -114,10 +118,14 @@ impl Changes {
         *next += 1;
         match (hits, *part) {
             (PartHits::Segment(hits), Part::Segment(nth)) => {
+                if !hits.holds(hit) {
+                    let segment = &self.snapshot.manifest.segments[nth];
+                    self.snapshot.open(segment)?.fill(hits, hit, &self.wanted.stop)?;
+                }
                 let path = || {
                     self.snapshot
-                        .dir()
-                        .join(&self.snapshot.manifest.segments[nth].file)
+                        .files()
+                        .path(&self.snapshot.manifest.segments[nth].file)
                 };
                 let odd = |what: String| Error::corrupt(&path(), what);
                 self.known
@@ -132,7 +140,10 @@ impl Changes {
                     .of_tail(&self.snapshot, &found, position)
                     .map_err(|what| Error::corrupt(&tail.path, what))
             }
-            _ => Err(Error::corrupt(self.snapshot.dir(), "a part is not what it was")),
+            _ => Err(Error::corrupt(
+                self.snapshot.files().place(),
+                "a part is not what it was",
+            )),
         }
     }
 }
@@ -320,7 +331,11 @@ impl Head {
 }
 
 /// The statements that `filter` asks for.
-pub(crate) fn schema_changes(snapshot: &Snapshot, filter: &Filter) -> Result<Vec<SchemaChange>, Error> {
+pub(crate) fn schema_changes(
+    snapshot: &Snapshot,
+    filter: &Filter,
+    stop: &Stop,
+) -> Result<Vec<SchemaChange>, Error> {
     let wanted = Wanted::new(
         &Filter {
             keys: Vec::new(),
@@ -329,19 +344,28 @@ pub(crate) fn schema_changes(snapshot: &Snapshot, filter: &Filter) -> Result<Vec
             ..filter.clone()
         },
         &snapshot.catalogue,
+        stop,
     );
     let mut known = Known::default();
     let mut found: Vec<SchemaChange> = Vec::new();
     let groups = snapshot.parts(|segment| segment.statements > 0 && wanted.may_be_in(segment));
     for part in groups.into_iter().flatten() {
+        stop.check()?;
         match part {
             Part::Segment(nth) => {
                 let segment = &snapshot.manifest.segments[nth];
-                let hits = snapshot.open(segment)?.statements(segment, &wanted)?;
+                let opened = snapshot.open(segment)?;
+                let mut hits = opened.statements(segment, &wanted)?;
                 for hit in 0..hits.len() {
+                    if !hits.holds(hit) {
+                        opened.fill(&mut hits, hit, stop)?;
+                    }
                     let statement = known.statement(hits.row(hit), hits.position(hit));
                     found.push(statement.ok_or_else(|| {
-                        Error::corrupt(&snapshot.dir().join(&segment.file), "a statement cannot be read")
+                        Error::corrupt(
+                            &snapshot.files().path(&segment.file),
+                            "a statement cannot be read",
+                        )
                     })?);
                 }
             }
@@ -354,6 +378,12 @@ pub(crate) fn schema_changes(snapshot: &Snapshot, filter: &Filter) -> Result<Vec
         found.reverse();
     }
     found.truncate(filter.limit.unwrap_or(usize::MAX));
+    // A store keeps statements as the log has them.
+    for change in &mut found {
+        if let Cow::Owned(text) = binlog::masked(&change.text) {
+            change.text = text;
+        }
+    }
     Ok(found)
 }
 

@@ -1,8 +1,9 @@
 //! The store: append transactions, seal segments, find changes, certify coverage.
 //!
 //! A store is a folder that one [`Writer`] appends to and any number of [`Reader`]s ask, each in a process of its own. It needs no
-//! server. A writer is a [`binlog::Sink`]: it takes transactions as the decoder finds them, and keeps with them how far the log was
-//! read. So a store is at the same time the history and the position to go on from, and the two cannot disagree.
+//! server. The folder is a directory, or whatever else keeps files by name ([`Folder`]). A writer is a [`binlog::Sink`]: it takes
+//! transactions as the decoder finds them, and keeps with them how far the log was read. So a store is at the same time the history and
+//! the position to go on from, and the two cannot disagree.
 //!
 //! ```text
 //! lock              held by the writer
@@ -29,6 +30,8 @@
 //! 5. A byte that changed on disk is an error that names the file, never a wrong answer and never a panic (`damage`).
 //! 6. Coverage is computed: intervals that touch are one, what lies between others is a gap, with its reason (`coverage`, `reading`).
 //! 7. Nothing is deleted that the store did not make (`refusal`).
+//! 8. It does not matter where the files lie: in any folder the answers are the same, and one that fails is named, not called damaged
+//!    (`folder`, `property`).
 //!
 //! # Decisions
 //!
@@ -49,11 +52,13 @@ mod catalogue;
 mod codec;
 mod coverage;
 mod delta;
-mod disk;
+mod descents;
 mod durable;
 mod error;
 mod filter;
 mod find;
+mod folder;
+mod hash;
 mod manifest;
 mod places;
 mod reader;
@@ -62,6 +67,7 @@ mod run;
 mod seal;
 mod segment;
 mod snapshot;
+mod stop;
 mod summary;
 mod tail;
 mod tail_find;
@@ -70,10 +76,13 @@ mod wanted;
 mod writer;
 
 pub use coverage::{Coverage, Gap, Interval, Place};
+pub use descents::Descents;
 pub use error::Error;
 pub use filter::{Filter, Order, TableFilter};
 pub use find::Changes;
+pub use folder::{Directory, FileKind, Folder, Lock, Memory, ReadAt, WriteAt, WriteOnce};
 pub use reader::Reader;
+pub use stop::Stop;
 pub use summary::{Status, TableSummary};
-pub use verify::{Progress, Verified, verify};
+pub use verify::{Progress, Verified, verify, verify_in};
 pub use writer::{Options, Recovered, Resume, Source, Start, Writer};

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Interval, Source,
-    disk::{self, hex},
+    folder::{FileKind, Files},
+    hash::{hex, sha256},
     run::Counts,
 };
 
@@ -17,7 +18,6 @@ use crate::{
 pub(crate) const FORMAT: u32 = 1;
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const LOCK: &str = "lock";
-const TEMPORARY: &str = "manifest.json.tmp";
 
 /// See the module's description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,8 +117,8 @@ impl Span {
 
 /// The chain's digest after a file: SHA-256 over the digest before it and the file's own, both in hexadecimal digits. So no segment
 /// can be changed, dropped or swapped without every later link telling.
-pub(crate) fn link(before: &str, sha256: &str) -> String {
-    disk::sha256(format!("{before}{sha256}").as_bytes())
+pub(crate) fn link(before: &str, digest: &str) -> String {
+    sha256(format!("{before}{digest}").as_bytes())
 }
 
 pub(crate) fn tail_name(number: u64) -> String {
@@ -127,11 +127,11 @@ pub(crate) fn tail_name(number: u64) -> String {
 
 impl Manifest {
     /// A new store.
-    pub(crate) fn new(dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(place: &Path) -> Result<Self, Error> {
         let mut id = [0; 16];
         SystemRandom::new()
             .fill(&mut id)
-            .map_err(|_| Error::io(dir, io::Error::other("the system gives no random bytes")))?;
+            .map_err(|_| Error::io(place, io::Error::other("the system gives no random bytes")))?;
         Ok(Self {
             format: FORMAT,
             store: hex(&id),
@@ -147,22 +147,25 @@ impl Manifest {
         })
     }
 
-    /// Reads the manifest in `dir`.
-    pub(crate) fn load(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join(MANIFEST);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::NotADirectory => {
-                return Err(Error::NoStore { dir: dir.to_owned() });
+    /// Reads the manifest of a store.
+    pub(crate) fn load(files: &Files) -> Result<Self, Error> {
+        let path = files.path(MANIFEST);
+        let place = || files.place().to_owned();
+        let bytes = match files.read(MANIFEST) {
+            Err(Error::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Err(Error::NoStore { dir: place() });
             }
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                return Err(Error::corrupt(&path, "it is not text"));
-            }
-            Err(e) => return Err(Error::io(&path, e)),
+            other => other?,
         };
+        let text = String::from_utf8(bytes).map_err(|_| Error::corrupt(&path, "it is not text"))?;
         Self::parse(&text).map_err(|what| match what {
             Unreadable::Newer(found) => Error::NewerVersion {
-                dir: dir.to_owned(),
+                dir: place(),
                 found,
                 known: FORMAT,
             },
@@ -170,18 +173,19 @@ impl Manifest {
         })
     }
 
-    /// Puts this manifest in the place of the one in `dir`.
-    pub(crate) fn store(&mut self, dir: &Path) -> Result<(), Error> {
+    /// Puts this manifest in the place of the one that is there.
+    pub(crate) fn store(&mut self, files: &Files) -> Result<(), Error> {
         self.generation += 1;
-        let path = dir.join(MANIFEST);
-        let text = self.to_text().map_err(|e| Error::corrupt(&path, e.to_string()))?;
-        disk::replace(dir, &path, text.as_bytes())
+        let text = self
+            .to_text()
+            .map_err(|e| Error::corrupt(&files.path(MANIFEST), e.to_string()))?;
+        files.replace(MANIFEST, text.as_bytes())
     }
 
     /// One JSON object, whose last member is the digest of the object without it.
     fn to_text(&self) -> Result<String, serde_json::Error> {
         let body = serde_json::to_string(self)?;
-        let sum = disk::sha256(body.as_bytes());
+        let sum = sha256(body.as_bytes());
         Ok(format!("{},{SUM}\"{sum}\"}}\n", &body[..body.len() - 1]))
     }
 
@@ -198,7 +202,7 @@ impl Manifest {
         let unsummed = || Unreadable::Damaged("its own digest is missing".to_owned());
         let (body, sum) = text.rsplit_once(&format!(",{SUM}")).ok_or_else(unsummed)?;
         let body = format!("{body}}}");
-        if sum != format!("\"{}\"}}\n", disk::sha256(body.as_bytes())) {
+        if sum != format!("\"{}\"}}\n", sha256(body.as_bytes())) {
             return Err(Unreadable::Damaged("its own digest does not match".to_owned()));
         }
         serde_json::from_str(&body).map_err(damaged)
@@ -209,21 +213,14 @@ impl Manifest {
         self.segments.last().map_or(&self.store, |segment| &segment.chain)
     }
 
-    /// Whether a file of this name belongs to a store. Only such files are ever deleted.
-    pub(crate) fn is_ours(name: &str) -> bool {
-        let numbered = |prefix: &str, suffix: &str| {
-            let middle = name
-                .strip_prefix(prefix)
-                .and_then(|rest| rest.strip_suffix(suffix));
-            middle.is_some_and(|digits| {
-                !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'-')
-            })
-        };
-        name == TEMPORARY
-            || numbered("tail-", ".log")
-            || numbered("seg-", ".parquet")
-            || numbered("schemas-", ".json")
-            || numbered("damaged-", ".log")
+    /// Whether a file of this name belongs to a store and is made anew when it is needed. Only such files are ever deleted.
+    fn is_ours(name: &str) -> bool {
+        match FileKind::of(name) {
+            None | Some(FileKind::Manifest | FileKind::Lock) => false,
+            Some(
+                FileKind::Draft | FileKind::Tail | FileKind::Segment | FileKind::Schemas | FileKind::Damaged,
+            ) => true,
+        }
     }
 
     /// Whether this manifest names the file.
@@ -235,10 +232,10 @@ impl Manifest {
     }
 
     /// Deletes what a crash left behind: files of ours that the manifest does not name.
-    pub(crate) fn sweep(&self, dir: &Path) -> Result<(), Error> {
-        for name in names(dir)? {
+    pub(crate) fn sweep(&self, files: &Files) -> Result<(), Error> {
+        for name in files.list()? {
             if Self::is_ours(&name) && !self.names(&name) {
-                disk::remove(&dir.join(name))?;
+                files.remove(&name)?;
             }
         }
         Ok(())
@@ -252,26 +249,12 @@ enum Unreadable {
     Damaged(String),
 }
 
-/// The names in a folder, those that are not UTF-8 with replacements (they cannot be ours).
-pub(crate) fn names(dir: &Path) -> Result<Vec<String>, Error> {
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
-    entries
-        .map(|entry| {
-            entry
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .map_err(|e| Error::io(dir, e))
-        })
-        .collect()
-}
-
 /// Refuses a folder that holds something else than the beginnings of a store.
-pub(crate) fn check_empty(dir: &Path) -> Result<(), Error> {
-    match names(dir)?
-        .into_iter()
-        .find(|name| name != LOCK && name != TEMPORARY)
-    {
+pub(crate) fn check_empty(files: &Files) -> Result<(), Error> {
+    let begins = |name: &str| matches!(FileKind::of(name), Some(FileKind::Lock | FileKind::Draft));
+    match files.list()?.into_iter().find(|name| !begins(name)) {
         Some(found) => Err(Error::NotAStore {
-            dir: dir.to_owned(),
+            dir: files.place().to_owned(),
             found,
         }),
         None => Ok(()),

@@ -2,49 +2,87 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use binlog::{SchemaChange, Table};
+use binlog::{Position, SchemaChange, Table};
 use types::Micros;
 
 use crate::{
-    Changes, Coverage, Error, Filter, Status, TableSummary,
+    Changes, Coverage, Descents, Error, Filter, Status, Stop, TableSummary,
+    descents::Told,
     find::schema_changes,
+    folder::{Directory, Files, Folder},
     manifest::{FORMAT, MANIFEST},
     run::Counts,
     snapshot::Snapshot,
 };
 
-/// A store as it was at one moment. It takes no lock, and what is written afterwards does not change its answers; [`Reader::refresh`]
+/// A store as it was at one moment, which clones share. It takes no lock, and what is written afterwards does not change its answers; [`Reader::refresh`]
 /// moves it on. So an answer and the coverage that goes with it speak of the same moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reader {
     snapshot: Arc<Snapshot>,
+    descents: Told,
+    stop: Stop,
 }
 
 impl Reader {
     /// Opens the store in `dir` as it is now.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_until(dir, Stop::default())
+    }
+
+    /// The same for somebody who may not wait for the end, neither of this nor of an answer.
+    pub fn open_until(dir: &Path, stop: Stop) -> Result<Self, Error> {
+        Self::open_in(Arc::new(Directory::new(dir)), stop)
+    }
+
+    /// The same for a store in any folder.
+    pub fn open_in(folder: Arc<dyn Folder>, stop: Stop) -> Result<Self, Error> {
         Ok(Self {
-            snapshot: Arc::new(Snapshot::take(dir)?),
+            snapshot: Arc::new(Snapshot::take(Files::new(folder), &stop)?),
+            descents: Told::default(),
+            stop,
         })
+    }
+
+    /// The same moment of the store, for somebody who may not wait for the end of an answer.
+    #[must_use]
+    pub fn stopped_by(&self, stop: Stop) -> Self {
+        Self {
+            snapshot: Arc::clone(&self.snapshot),
+            descents: self.descents.clone(),
+            stop,
+        }
     }
 
     /// Takes in what was written since; true if there was something.
     pub fn refresh(&mut self) -> Result<bool, Error> {
-        let now = self.snapshot.renew()?;
+        let now = self.snapshot.renew(&self.stop)?;
         let changed = !now.same_as(&self.snapshot);
-        self.snapshot = Arc::new(now);
+        if changed {
+            self.snapshot = Arc::new(now);
+        }
         Ok(changed)
+    }
+
+    /// Whether both speak of the same moment, without a look at the disk.
+    pub fn is_as_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.snapshot, &other.snapshot)
     }
 
     /// The changes `filter` asks for, in its order.
     pub fn find(&self, filter: &Filter) -> Result<Changes, Error> {
-        Ok(Changes::new(Arc::clone(&self.snapshot), filter))
+        Ok(Changes::new(Arc::clone(&self.snapshot), filter, &self.stop))
     }
 
     /// The statements that changed definitions, the oldest first unless `filter` says otherwise. Of the filter count tables, times,
     /// position, GTID, transaction, epoch, order and limit.
     pub fn schema_changes(&self, filter: &Filter) -> Result<Vec<SchemaChange>, Error> {
-        schema_changes(&self.snapshot, filter)
+        schema_changes(&self.snapshot, filter, &self.stop)
+    }
+
+    /// Which tables and columns came from others: of this moment, and perhaps of later ones that somebody has looked at.
+    pub fn descents(&self) -> Result<Arc<Descents>, Error> {
+        self.descents.of(&self.snapshot, &self.stop)
     }
 
     /// What the store holds about each table that has changes, by schema and name.
@@ -110,6 +148,14 @@ impl Reader {
             .collect()
     }
 
+    /// The same of those that were in use at `until` or before.
+    pub fn versions_until(&self, schema: &str, table: &str, until: &Position) -> Vec<(u32, Arc<Table>)> {
+        let usage = self.snapshot.usage();
+        let mut versions = self.versions(schema, table);
+        versions.retain(|(version, _)| usage.get(version).is_some_and(|span| span.first <= *until));
+        versions
+    }
+
     /// What the store has read, and whether that is without a gap.
     pub fn coverage(&self) -> Coverage {
         self.coverage_of(&Filter::default())
@@ -129,8 +175,11 @@ impl Reader {
         let Snapshot { manifest, tails, .. } = &*self.snapshot;
         let intervals = self.snapshot.intervals();
         let tail_bytes = tails.iter().map(|tail| tail.run.visible).sum();
-        let size =
-            |name: &str| std::fs::metadata(self.snapshot.dir().join(name)).map_or(0, |file| file.len());
+        let files = self.snapshot.files();
+        let size = |name: &str| {
+            let length = files.open(name).ok().and_then(|file| file.length().ok());
+            length.unwrap_or(0)
+        };
         let small: u64 = manifest
             .schemas
             .iter()

@@ -2,7 +2,6 @@
 //! meanwhile.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +13,7 @@ use crate::{
     Error, Options,
     catalogue::{self, Catalogue},
     codec::Malformed,
-    disk,
+    folder::Files,
     manifest::{SchemaFile, Segment, tail_name},
     record::Record,
     run::Run,
@@ -32,7 +31,7 @@ pub(crate) struct Sealed {
 /// What is needed to seal a tail.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(crate) dir: PathBuf,
+    pub(crate) files: Files,
     pub(crate) number: u64,
     pub(crate) run: Run,
     pub(crate) catalogue: Catalogue,
@@ -55,7 +54,7 @@ impl Sealing {
             let (job, stop) = (Arc::clone(&job), Arc::clone(&stop));
             move || job.seal(&stop)
         });
-        let thread = Some(thread.map_err(|e| Error::io(&job.dir, e))?);
+        let thread = Some(thread.map_err(|e| Error::io(job.files.place(), e))?);
         Ok(Self { job, stop, thread })
     }
 
@@ -93,10 +92,10 @@ impl Drop for Sealing {
 
 impl Job {
     fn seal(&self, stop: &AtomicBool) -> Result<Sealed, Error> {
-        let path = self.dir.join(tail_name(self.number));
-        let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, e))?;
+        let name = tail_name(self.number);
+        let (path, file) = (self.files.path(&name), self.files.open(&name)?);
         let damaged = |Malformed| Error::corrupt(&path, "a record cannot be read");
-        let mut frames = Frames::new(&file, &path, self.run.body, self.run.visible);
+        let mut frames = Frames::new(&*file, &path, self.run.body, self.run.visible);
         let mut filling = Filling {
             job: self,
             chunk: Chunk::default(),
@@ -117,7 +116,7 @@ impl Job {
         filling.write()?;
         let segments = filling.segments;
         let schemas = self.schemas()?;
-        disk::sync_dir(&self.dir)?;
+        self.files.sync()?;
         Ok(Sealed { segments, schemas })
     }
 
@@ -126,7 +125,7 @@ impl Job {
             return Ok(None);
         }
         let file = format!("schemas-{}.json", self.number);
-        let sha256 = catalogue::save(&self.dir.join(&file), &self.run.definitions)?;
+        let sha256 = catalogue::save(&self.files, &file, &self.run.definitions)?;
         Ok(Some(SchemaFile { file, sha256 }))
     }
 }
@@ -202,7 +201,7 @@ impl Filling<'_> {
             return Ok(());
         }
         let Job {
-            dir,
+            files,
             number,
             run,
             catalogue,
@@ -210,10 +209,10 @@ impl Filling<'_> {
         } = self.job;
         let name = format!("seg-{number}-{}.parquet", self.segments.len());
         chunk.sort(catalogue).map_err(|Malformed| {
-            Error::corrupt(&dir.join(&name), "a row uses a definition that is not known")
+            Error::corrupt(&files.path(&name), "a row uses a definition that is not known")
         })?;
         self.segments.push(write::write(
-            dir,
+            files,
             &name,
             run.interval.epoch,
             &chunk,

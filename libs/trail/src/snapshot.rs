@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
     io,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,8 +12,10 @@ use crate::{
     Error, Interval,
     catalogue::Catalogue,
     coverage::{Damage, join},
+    folder::Files,
     manifest::{Manifest, Segment, Span, TailEntry, tail_name},
     segment::read::Opened,
+    stop::Stop,
     tail::Tail,
 };
 
@@ -33,7 +33,7 @@ struct Footers(Mutex<HashMap<String, Arc<Opened>>>);
 /// opened when they are needed: nothing deletes them.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    dir: PathBuf,
+    files: Files,
     pub(crate) manifest: Manifest,
     pub(crate) catalogue: Catalogue,
     pub(crate) tails: Vec<Tail>,
@@ -41,29 +41,29 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The store in `dir` as it is now.
-    pub(crate) fn take(dir: &Path) -> Result<Self, Error> {
-        Self::after(dir, None)
+    /// The store in a folder as it is now.
+    pub(crate) fn take(files: Files, stop: &Stop) -> Result<Self, Error> {
+        Self::after(&files, None, stop)
     }
 
     /// The same store as it is now.
-    pub(crate) fn renew(&self) -> Result<Self, Error> {
-        Self::after(&self.dir, Some(self))
+    pub(crate) fn renew(&self, stop: &Stop) -> Result<Self, Error> {
+        Self::after(&self.files, Some(self), stop)
     }
 
-    fn after(dir: &Path, before: Option<&Self>) -> Result<Self, Error> {
+    fn after(files: &Files, before: Option<&Self>, stop: &Stop) -> Result<Self, Error> {
         for _ in 1..ATTEMPTS {
-            match Self::attempt(dir, before) {
+            match Self::attempt(files, before, stop) {
                 // A file that the manifest named went away: there is a newer manifest.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 other => return other,
             }
         }
-        Self::attempt(dir, before)
+        Self::attempt(files, before, stop)
     }
 
-    fn attempt(dir: &Path, before: Option<&Self>) -> Result<Self, Error> {
-        let manifest = Manifest::load(dir)?;
+    fn attempt(files: &Files, before: Option<&Self>, stop: &Stop) -> Result<Self, Error> {
+        let manifest = Manifest::load(files)?;
         let before = before.filter(|before| before.manifest.store == manifest.store);
         let mut catalogue = Catalogue::default();
         let known = before.filter(|before| before.manifest.schemas == manifest.schemas);
@@ -71,13 +71,13 @@ impl Snapshot {
             Some(before) => catalogue = before.catalogue.clone(),
             None => {
                 for schemas in &manifest.schemas {
-                    catalogue.load(&dir.join(&schemas.file), &schemas.sha256)?;
+                    catalogue.load(files, &schemas.file, &schemas.sha256)?;
                 }
             }
         }
         let mut tails = Vec::with_capacity(manifest.tails.len());
         for entry in &manifest.tails {
-            let tail = open_tail(dir, &manifest.store, entry, before)?;
+            let tail = open_tail(files, &manifest.store, entry, before, stop)?;
             for (version, table) in &tail.run.definitions {
                 if catalogue.get(*version).is_none() {
                     catalogue.insert(*version, table);
@@ -89,7 +89,7 @@ impl Snapshot {
             .map(|before| Arc::clone(&before.footers))
             .unwrap_or_default();
         Ok(Self {
-            dir: dir.to_owned(),
+            files: files.clone(),
             manifest,
             catalogue,
             tails,
@@ -111,8 +111,8 @@ impl Snapshot {
         state(self) == state(other)
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// A segment's footer and indexes.
@@ -121,7 +121,7 @@ impl Snapshot {
         if let Some(opened) = known.get(&segment.file) {
             return Ok(Arc::clone(opened));
         }
-        let opened = Arc::new(Opened::open(&self.dir, segment)?);
+        let opened = Arc::new(Opened::open(&self.files, segment)?);
         if known.len() == OPENED_MAX {
             known.clear();
         }
@@ -140,7 +140,7 @@ impl Snapshot {
         self.tails.iter().find_map(|tail| {
             let (at, _) = tail.lost?;
             Some(Damage {
-                file: tail.path.file_name()?.to_string_lossy().into_owned(),
+                file: tail_name(tail.number),
                 at,
                 after: tail.run.interval.end(),
                 after_time: tail.run.interval.to_time,
@@ -206,19 +206,21 @@ pub(crate) enum Part {
     Tail(usize),
 }
 
-fn open_tail(dir: &Path, store: &str, entry: &TailEntry, before: Option<&Snapshot>) -> Result<Tail, Error> {
+fn open_tail(
+    files: &Files,
+    store: &str,
+    entry: &TailEntry,
+    before: Option<&Snapshot>,
+    stop: &Stop,
+) -> Result<Tail, Error> {
     let known = before.and_then(|before| before.tails.iter().find(|tail| tail.number == entry.number));
     let tail = match known {
         Some(known) => {
             let mut tail = known.clone();
-            tail.advance(entry.length)?;
+            tail.advance(entry.length, stop)?;
             tail
         }
-        None => {
-            let path = dir.join(tail_name(entry.number));
-            let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-            Tail::open(path, store, entry.number, file)?
-        }
+        None => Tail::open(files, store, entry.number, stop)?,
     };
     match (entry.length, tail.damage) {
         // The last tail may end in the middle of a write.

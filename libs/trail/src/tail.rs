@@ -3,10 +3,8 @@
 mod append;
 
 use std::{
-    fs::File,
     io,
     ops::Range,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,9 +12,12 @@ use std::{
 use crate::{
     Error,
     durable::{MARKS, Marks},
+    folder::{Files, ReadAt},
+    manifest::tail_name,
     places::Places,
     record::{FRAME, Record},
     run::Run,
+    stop::{STOP_RECORDS, Stop},
 };
 
 pub(crate) use append::Appender;
@@ -39,7 +40,7 @@ pub(crate) struct Frame<'a> {
 /// Walks the frames of a tail. What does not check out ends the walk: it is the torn end of a write, or damage.
 #[derive(Debug)]
 pub(crate) struct Frames<'a> {
-    file: &'a File,
+    file: &'a dyn ReadAt,
     path: &'a Path,
     /// Bytes of the file that may be read.
     end: u64,
@@ -54,7 +55,7 @@ pub(crate) struct Frames<'a> {
 
 impl<'a> Frames<'a> {
     /// Walks from `from`, which must be the start of a frame, to `end`.
-    pub(crate) fn new(file: &'a File, path: &'a Path, from: u64, end: u64) -> Self {
+    pub(crate) fn new(file: &'a dyn ReadAt, path: &'a Path, from: u64, end: u64) -> Self {
         Self {
             file,
             path,
@@ -138,7 +139,7 @@ impl<'a> Frames<'a> {
 pub(crate) struct Tail {
     pub(crate) number: u64,
     pub(crate) path: PathBuf,
-    pub(crate) file: Arc<File>,
+    pub(crate) file: Arc<dyn ReadAt>,
     pub(crate) run: Run,
     marks: Option<Marks>,
     pub(crate) places: Places,
@@ -149,10 +150,12 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Reads `path`, which must be tail `number` of `store`.
-    pub(crate) fn open(path: PathBuf, store: &str, number: u64, file: File) -> Result<Self, Error> {
-        let length = file.metadata().map_err(|e| Error::io(&path, e))?.len();
-        let mut frames = Frames::new(&file, &path, 0, length);
+    /// Reads tail `number` of `store`.
+    pub(crate) fn open(files: &Files, store: &str, number: u64, stop: &Stop) -> Result<Self, Error> {
+        let name = tail_name(number);
+        let (path, file) = (files.path(&name), files.open(&name)?);
+        let length = file.length().map_err(|e| Error::io(&path, e))?;
+        let mut frames = Frames::new(&*file, &path, 0, length);
         let header = frames.next()?.map(|frame| Record::parse(frame.payload));
         let marked = match header {
             Some(Ok(Record::Header {
@@ -183,31 +186,36 @@ impl Tail {
         let mut tail = Self {
             number,
             path,
-            file: Arc::new(file),
+            file,
             run,
             marks,
             places: Places::default(),
             damage: None,
             lost: None,
         };
-        tail.advance(None)?;
+        tail.advance(None, stop)?;
         Ok(tail)
     }
 
     /// Takes in what was appended since, up to byte `limit` if there is one; true if something counts that did not before.
-    pub(crate) fn advance(&mut self, limit: Option<u64>) -> Result<bool, Error> {
+    pub(crate) fn advance(&mut self, limit: Option<u64>, stop: &Stop) -> Result<bool, Error> {
         // In this order: the marks speak of what is in the file by now.
         let durable = self.marks()?.into_iter().flatten().max().unwrap_or_default();
-        let length = self.file.metadata().map_err(|e| Error::io(&self.path, e))?.len();
+        let length = self.length()?;
         let from = self.run.visible;
         let mut frames = Frames::new(
-            &self.file,
+            &*self.file,
             &self.path,
             from,
             limit.map_or(length, |limit| limit.min(length)),
         );
         self.damage = None;
+        let mut seen = 0_u32;
         while let Some(Frame { at, end, payload }) = frames.next()? {
+            seen = seen.wrapping_add(1);
+            if seen.is_multiple_of(STOP_RECORDS) {
+                stop.check()?;
+            }
             let Ok(record) = Record::parse(payload) else {
                 self.damage = Some((at, "a record cannot be read"));
                 break;
@@ -238,12 +246,17 @@ impl Tail {
         Ok(self.run.visible > from)
     }
 
+    /// Bytes of the file as it is now.
+    pub(crate) fn length(&self) -> Result<u64, Error> {
+        self.file.length().map_err(|e| Error::io(&self.path, e))
+    }
+
     /// What the marks say. A tail of an earlier release has none.
     fn marks(&self) -> Result<[Option<u64>; 2], Error> {
         let Some(marks) = self.marks else {
             return Ok([None; 2]);
         };
-        match marks.read(&self.file).map_err(|e| Error::io(&self.path, e))? {
+        match marks.read(&*self.file).map_err(|e| Error::io(&self.path, e))? {
             [None, None] => Err(Error::corrupt(
                 &self.path,
                 "the marks of what is on disk are damaged",
@@ -277,6 +290,6 @@ impl Tail {
 
     /// The frames that begin and end within `bytes`.
     pub(crate) fn frames_in(&self, bytes: Range<u64>) -> Frames<'_> {
-        Frames::new(&self.file, &self.path, bytes.start, bytes.end)
+        Frames::new(&*self.file, &self.path, bytes.start, bytes.end)
     }
 }

@@ -1,7 +1,7 @@
 //! Changes out of a tail. It is scanned once for the places of what is wanted; the records are read one by one when they are handed
 //! out. So memory grows with the number of hits, not with their size, whatever the size of a transaction.
 
-use std::{collections::VecDeque, ops::Range, os::unix::fs::FileExt};
+use std::{collections::VecDeque, ops::Range};
 
 use binlog::{Begin, Position, SchemaChange};
 use types::Micros;
@@ -11,6 +11,7 @@ use crate::{
     codec::Malformed,
     record::{DdlRecord, FRAME, Record, Row},
     run::Run,
+    stop::STOP_RECORDS,
     tail::{Frame, Frames, Tail},
     wanted::Wanted,
 };
@@ -230,7 +231,12 @@ fn scan_part(
     let mut outcomes = outcomes.iter().skip(first);
     let mut inside: Option<Inside> = None;
     let mut frames: Frames<'_> = tail.frames_in(bytes);
+    let mut seen = 0_u32;
     while let Some(Frame { at, payload, .. }) = frames.next()? {
+        seen = seen.wrapping_add(1);
+        if seen.is_multiple_of(STOP_RECORDS) {
+            wanted.stop.check()?;
+        }
         let record = Record::parse(payload).map_err(damaged)?;
         match record {
             Record::Begin(begin) => {
@@ -274,11 +280,15 @@ fn is_wanted(row: &Row<'_>, inside: &Inside, epoch: u32, wanted: &Wanted) -> boo
     let after = |after: &Position| {
         (epoch, &inside.begin.at, inside.ordinal) > (after.epoch, &after.at, after.ordinal)
     };
+    let before = |before: &Position| {
+        (epoch, &inside.begin.at, inside.ordinal) < (before.epoch, &before.at, before.ordinal)
+    };
     wanted.table(row.version)
         && wanted.filter.wants_op(row.op)
         && (wanted.key(row.key) || row.new_key.is_some_and(|key| wanted.key(key)))
         && wanted.column(row.version, row.changed)
         && wanted.filter.after.as_ref().is_none_or(after)
+        && wanted.filter.before.as_ref().is_none_or(before)
 }
 
 impl Tail {

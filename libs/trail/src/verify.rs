@@ -2,14 +2,15 @@
 
 mod rows;
 
-use std::{fs::File, io::Read, path::Path};
+use std::{path::Path, sync::Arc};
 
 use ring::digest;
 
 use crate::{
-    Error,
-    disk::hex,
-    manifest::{MANIFEST, Segment, link},
+    Error, Stop,
+    folder::{Directory, Files, Folder},
+    hash::hex,
+    manifest::{MANIFEST, Segment, link, tail_name},
     snapshot::{Part, Snapshot},
 };
 
@@ -45,7 +46,13 @@ const READ: usize = 1 << 20;
 
 /// Reads every byte of the store in `dir`. The first thing that is wrong ends it as [`Error::Corrupt`] with the file's name.
 pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Verified, Error> {
-    let snapshot = Snapshot::take(dir)?;
+    verify_in(Arc::new(Directory::new(dir)), progress)
+}
+
+/// The same for a store in any folder.
+pub fn verify_in(folder: Arc<dyn Folder>, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Verified, Error> {
+    let files = Files::new(folder);
+    let snapshot = Snapshot::take(files.clone(), &Stop::default())?;
     let total = snapshot
         .manifest
         .segments
@@ -65,17 +72,17 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Veri
         head = link(&head, &segment.sha256);
         if head != segment.chain {
             return Err(Error::corrupt(
-                &dir.join(MANIFEST),
+                &files.path(MANIFEST),
                 format!("the chain of digests breaks at {}", segment.file),
             ));
         }
-        check_digest(&dir.join(&segment.file), segment)?;
+        check_digest(&files, segment)?;
         done.changes += rows.check_segment(segment)?;
         done.bytes += segment.bytes;
         done.segments += 1;
     }
     for tail in &snapshot.tails {
-        let name = tail.path.file_name().unwrap_or_default().to_string_lossy();
+        let name = tail_name(tail.number);
         progress(Progress {
             done: done.bytes,
             total,
@@ -84,8 +91,7 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Veri
         tail.check()?;
         done.changes += rows.check_tail(tail)?;
         done.bytes += tail.run.visible;
-        let length = tail.file.metadata().map_err(|e| Error::io(&tail.path, e))?.len();
-        done.torn += length.saturating_sub(tail.run.visible);
+        done.torn += tail.length()?.saturating_sub(tail.run.visible);
     }
     check_whole(&snapshot, done.changes)?;
     progress(Progress {
@@ -96,22 +102,19 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Veri
     Ok(done)
 }
 
-fn check_digest(path: &Path, segment: &Segment) -> Result<(), Error> {
+fn check_digest(files: &Files, segment: &Segment) -> Result<(), Error> {
+    let path = &files.path(&segment.file);
     let io = |e| Error::io(path, e);
-    let mut file = match File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::corrupt(path, "the manifest names it, and it is not there"));
-        }
-        other => other.map_err(io)?,
-    };
+    let file = files.open_kept(&segment.file)?;
+    let length = file.length().map_err(io)?;
     let mut context = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; READ];
-    loop {
-        let count = file.read(&mut buffer).map_err(io)?;
-        if count == 0 {
-            break;
-        }
-        context.update(&buffer[..count]);
+    let mut at = 0;
+    while at < length {
+        let now = &mut buffer[..usize::try_from(length - at).unwrap_or(READ).min(READ)];
+        file.read_exact_at(now, at).map_err(io)?;
+        context.update(now);
+        at += now.len() as u64;
     }
     if hex(context.finish().as_ref()) == segment.sha256 {
         Ok(())
@@ -122,7 +125,7 @@ fn check_digest(path: &Path, segment: &Segment) -> Result<(), Error> {
 
 /// What only the store as a whole can tell.
 fn check_whole(snapshot: &Snapshot, changes: u64) -> Result<(), Error> {
-    let manifest = snapshot.dir().join(MANIFEST);
+    let manifest = snapshot.files().path(MANIFEST);
     let counted: u64 = snapshot.intervals().iter().map(|interval| interval.changes).sum();
     if counted != changes {
         return Err(Error::corrupt(

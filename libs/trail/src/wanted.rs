@@ -9,6 +9,7 @@ use crate::{
     catalogue::Catalogue,
     manifest::{Segment, SegmentTable},
     segment::bloom::Probe,
+    stop::Stop,
 };
 
 /// With more keys than this, hardly a row group has none of them.
@@ -18,6 +19,8 @@ const PROBES_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) filter: Filter,
+    /// Whether still.
+    pub(crate) stop: Stop,
     /// Sorted, each once.
     keys: Vec<Vec<u8>>,
     /// Of the keys, if they are few.
@@ -34,7 +37,7 @@ struct Version {
 }
 
 impl Wanted {
-    pub(crate) fn new(filter: &Filter, catalogue: &Catalogue) -> Self {
+    pub(crate) fn new(filter: &Filter, catalogue: &Catalogue, stop: &Stop) -> Self {
         let mut keys: Vec<Vec<u8>> = filter.keys.iter().map(|key| key.0.clone()).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -55,6 +58,7 @@ impl Wanted {
             keys,
             versions: versions.collect(),
             filter: filter.clone(),
+            stop: stop.clone(),
         }
     }
 
@@ -117,6 +121,10 @@ impl Wanted {
                 .as_ref()
                 .is_none_or(|at| segment.first.at <= *at && *at <= segment.last.at)
             && filter.after.as_ref().is_none_or(|after| segment.last > *after)
+            && filter
+                .before
+                .as_ref()
+                .is_none_or(|before| segment.first < *before)
             && filter.gtid.as_ref().is_none_or(|gtid| {
                 segment
                     .gtids

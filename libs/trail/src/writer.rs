@@ -5,23 +5,17 @@ mod known;
 mod recover;
 mod sink;
 
-use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use binlog::{Begin, GtidSet, LogPos};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Interval,
     catalogue::Catalogue,
     coverage::join,
-    disk,
-    manifest::{LOCK, MANIFEST, Manifest, Span, TailEntry, check_empty, link, tail_name},
+    folder::{Directory, Files, Folder, Lock},
+    manifest::{MANIFEST, Manifest, Span, TailEntry, check_empty, link, tail_name},
     record::{Record, RunStart},
     run::Run,
     seal::{Job, Sealed, Sealing},
@@ -105,7 +99,7 @@ const WORTH_SEALING: u64 = 8;
 /// reached the disk.
 #[derive(Debug)]
 pub struct Writer {
-    dir: PathBuf,
+    files: Files,
     options: Options,
     /// As it is on disk.
     manifest: Manifest,
@@ -122,7 +116,7 @@ pub struct Writer {
     poisoned: bool,
     scratch: sink::Scratch,
     /// Holds the lock; last, so that it goes last.
-    _lock: File,
+    _lock: Lock,
 }
 
 #[derive(Debug)]
@@ -153,26 +147,35 @@ enum Txn {
 impl Writer {
     /// Opens the store in `dir` for writing, and makes one if `dir` is missing or empty. What a crash left behind is put right.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
-        disk::make_dir(dir)?;
-        if !dir.join(MANIFEST).exists() {
-            check_empty(dir)?;
+        let folder = Directory::new(dir);
+        folder.make().map_err(|e| Error::io(dir, e))?;
+        Self::open_in(Arc::new(folder), options)
+    }
+
+    /// The same for a store in any folder, which must be there.
+    pub fn open_in(folder: Arc<dyn Folder>, options: Options) -> Result<Self, Error> {
+        let files = Files::new(folder);
+        match files.open(MANIFEST) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => check_empty(&files)?,
+            // Whatever else is wrong with it shows when it is read.
+            _ => {}
         }
-        let lock = lock(dir)?;
-        let manifest = match Manifest::load(dir) {
+        let lock = files.lock()?;
+        let manifest = match Manifest::load(&files) {
             Err(Error::NoStore { .. }) => {
-                let mut new = Manifest::new(dir)?;
-                new.store(dir)?;
+                let mut new = Manifest::new(files.place())?;
+                new.store(&files)?;
                 new
             }
             other => other?,
         };
-        manifest.sweep(dir)?;
+        manifest.sweep(&files)?;
         let mut catalogue = Catalogue::default();
         for schemas in &manifest.schemas {
-            catalogue.load(&dir.join(&schemas.file), &schemas.sha256)?;
+            catalogue.load(&files, &schemas.file, &schemas.sha256)?;
         }
         let mut writer = Self {
-            dir: dir.to_owned(),
+            files,
             options: Options {
                 chunk_bytes_max: options.chunk_bytes_max.clamp(1, 1 << 30),
                 ..options
@@ -251,6 +254,28 @@ impl Writer {
         })
     }
 
+    /// Does the same, and seals all there is, however little: the manifest names no tail then. For folders that keep none, and for stores
+    /// that are complete. Another writer may go on with it all the same.
+    pub fn finish_sealed(mut self) -> Result<(), Error> {
+        self.guarded(|writer| {
+            writer.abandon()?;
+            writer.settle()?;
+            writer.collect(true)?;
+            if let Some(mut tail) = writer.tail.take() {
+                tail.finish()?;
+                let mut manifest = writer.manifest.clone();
+                manifest.source = Some(tail.run.source.clone());
+                if let Some(entry) = manifest.tails.last_mut() {
+                    entry.length = Some(tail.len());
+                }
+                manifest.store(&writer.files)?;
+                writer.manifest = manifest;
+                writer.seal(tail.number, tail.into_run())?;
+            }
+            writer.collect(true)
+        })
+    }
+
     /// Runs `act`. If the disk fails it, nothing is taken from then on.
     fn guarded<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         if self.poisoned {
@@ -295,9 +320,8 @@ impl Writer {
         // One tail is sealed at a time: a writer that is faster than that waits here.
         self.collect(true)?;
         let number = self.manifest.next_tail;
-        let path = self.dir.join(tail_name(number));
         let new = Appender::create(
-            path,
+            &self.files,
             &self.manifest.store,
             number,
             start,
@@ -316,10 +340,10 @@ impl Writer {
             manifest.tails.pop();
         }
         manifest.tails.push(TailEntry { number, length: None });
-        manifest.store(&self.dir)?;
+        manifest.store(&self.files)?;
         self.manifest = manifest;
         match self.tail.replace(new) {
-            Some(old) if worthless => disk::remove(&old.path),
+            Some(old) if worthless => self.files.remove(&tail_name(old.number)),
             Some(old) => self.seal(old.number, old.into_run()),
             None => Ok(()),
         }
@@ -327,7 +351,7 @@ impl Writer {
 
     fn seal(&mut self, number: u64, run: Run) -> Result<(), Error> {
         let job = Job {
-            dir: self.dir.clone(),
+            files: self.files.clone(),
             number,
             run,
             catalogue: self.catalogue.clone(),
@@ -360,31 +384,13 @@ impl Writer {
         manifest.intervals.push(sealing.run().interval.clone());
         manifest.intervals = join(manifest.intervals);
         manifest.tails.retain(|tail| tail.number != sealing.number());
-        manifest.store(&self.dir)?;
+        manifest.store(&self.files)?;
         self.manifest = manifest;
-        disk::remove(&self.dir.join(tail_name(sealing.number())))
+        self.files.remove(&tail_name(sealing.number()))
     }
 
     /// Appends to the tail.
     fn append(&mut self, record: &Record<'_>) -> Result<(), Error> {
         self.tail.as_mut().map_or(Ok(()), |tail| tail.append(record))
-    }
-}
-
-/// Takes the lock that only one writer can hold.
-fn lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join(LOCK);
-    let mut options = OpenOptions::new();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| Error::io(&path, e))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(e) if e == rustix::io::Errno::WOULDBLOCK => Err(Error::Locked { dir: dir.to_owned() }),
-        Err(e) => Err(Error::io(&path, e.into())),
     }
 }

@@ -1,6 +1,10 @@
 //! What would be undone, what would not, and why.
 
-use std::{collections::BTreeSet, fmt, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    sync::Arc,
+};
 
 use binlog::{Gtid, Op, Position};
 use types::Micros;
@@ -242,10 +246,37 @@ impl Plan {
     }
 
     /// Every selected change, in the order of the script: the latest first. Made one by one while iterating.
-    pub fn rows(&self) -> impl Iterator<Item = PlannedChange> + '_ {
+    pub fn rows(&self) -> impl DoubleEndedIterator<Item = PlannedChange> + '_ {
         self.verdicts
             .iter()
             .map(|verdict| explain::explain(&self.view, verdict))
+    }
+
+    /// The columns that the scripts name, by schema and table.
+    pub fn columns(&self) -> BTreeMap<(Arc<str>, Arc<str>), BTreeSet<String>> {
+        let mut named: BTreeMap<(Arc<str>, Arc<str>), BTreeSet<String>> = BTreeMap::new();
+        for verdict in self.verdicts.iter().filter(|verdict| verdict.statement) {
+            let step = self.view.history.step(verdict.step);
+            let table = &self.view.history.tables[self.view.history.def_of(step).of as usize];
+            let Ok(Some(transition)) = self.view.undo(verdict.step, &verdict.holds) else {
+                continue;
+            };
+            let columns = named
+                .entry((table.schema.clone(), table.name.clone()))
+                .or_default();
+            let stamps: &[usize] = match transition.op {
+                Op::Update => &transition.target.stamps,
+                Op::Insert | Op::Delete => &[],
+            };
+            let fields = transition.fields.iter().map(|field| field.column);
+            for column in fields.chain(stamps.iter().copied()) {
+                let name = &transition.target.table.columns[column].name;
+                if !columns.contains(name) {
+                    columns.insert(name.clone());
+                }
+            }
+        }
+        named
     }
 
     /// Writes the script that undoes what is included. It is complete even if nothing is.

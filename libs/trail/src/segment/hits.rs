@@ -1,9 +1,14 @@
 //! The rows of a segment that are wanted, in the order that was asked for.
 
+use std::ops::Range;
+
 use binlog::{FileName, LogPos, Op, Position};
 
 use super::batch::{Batch, SegmentRow};
 use crate::{Order, wanted::Wanted};
+
+/// Rows that are in memory at once with all their columns.
+const WINDOW: usize = 32_768;
 
 /// A row that is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +30,10 @@ pub(crate) struct Hits {
     epoch: u32,
     files: Vec<FileName>,
     hits: Vec<Hit>,
-    /// All columns of the hits, in the order of the segment.
+    /// All columns of some of the hits, in the order of the segment.
     pub(super) batches: Vec<Batch>,
+    /// Of which: memory is for a part of a segment, not for all of it.
+    window: Range<usize>,
 }
 
 impl Hits {
@@ -36,6 +43,7 @@ impl Hits {
             files: Vec::new(),
             hits: Vec::new(),
             batches: Vec::new(),
+            window: 0..0,
         }
     }
 
@@ -61,7 +69,12 @@ impl Hits {
         }
     }
 
-    /// The hit's row.
+    /// Whether the hit's row has been read.
+    pub(crate) fn holds(&self, hit: usize) -> bool {
+        self.window.contains(&hit)
+    }
+
+    /// The hit's row, which must have been read.
     pub(crate) fn row(&self, hit: usize) -> SegmentRow<'_> {
         let (batch, row) = self.hits[hit].place;
         self.batches[batch as usize].row(row as usize)
@@ -117,8 +130,12 @@ impl Hits {
         let after = |p: &Position| {
             (self.epoch, file, hit.offset, hit.ordinal) > (p.epoch, &p.at.file, p.at.offset, p.ordinal)
         };
+        let before = |p: &Position| {
+            (self.epoch, file, hit.offset, hit.ordinal) < (p.epoch, &p.at.file, p.at.offset, p.ordinal)
+        };
         wanted.filter.wants_transaction(self.epoch, file, hit.offset)
             && wanted.filter.after.as_ref().is_none_or(after)
+            && wanted.filter.before.as_ref().is_none_or(before)
     }
 
     fn number(&mut self, name: &str) -> u32 {
@@ -148,19 +165,26 @@ impl Hits {
         }
     }
 
-    /// The hits' numbers in the segment, ascending.
-    pub(super) fn rows_in_order(&self) -> impl Iterator<Item = usize> + use<> {
-        let mut rows: Vec<u32> = self.hits.iter().map(|hit| hit.row).collect();
+    /// Lets go of the rows that were read, and gives the numbers in the segment, ascending, of those to be read from `hit` on.
+    pub(super) fn turn_to(&mut self, hit: usize) -> impl Iterator<Item = usize> + use<> {
+        self.batches.clear();
+        self.window = hit..self.hits.len().min(hit + WINDOW);
+        let mut rows: Vec<u32> = self.hits[self.window.clone()].iter().map(|hit| hit.row).collect();
         rows.sort_unstable();
         rows.into_iter().map(|row| row as usize)
     }
 
-    /// Says where in the batches the hits are, which have been read in the order of the segment.
+    /// All rows have been read along with what tells whether they are wanted.
+    pub(super) fn are_all_read(&mut self) {
+        self.window = 0..self.hits.len();
+    }
+
+    /// Says where in the batches the hits of the window are, which have been read in the order of the segment.
     pub(super) fn settle(&mut self) {
         let places = (0..)
             .zip(&self.batches)
             .flat_map(|(nth, batch)| (0..batch.rows() as u32).map(move |row| (nth, row)));
-        let mut order: Vec<usize> = (0..self.hits.len()).collect();
+        let mut order: Vec<usize> = self.window.clone().collect();
         order.sort_unstable_by_key(|hit| self.hits[*hit].row);
         for (hit, place) in order.into_iter().zip(places) {
             self.hits[hit].place = place;

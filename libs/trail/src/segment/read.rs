@@ -1,9 +1,12 @@
 //! Changes out of a segment, in two steps: first the narrow columns tell which rows are wanted, then the wide ones are read of those
 //! rows only. The manifest, bloom filters and the page index of the keys keep even the first step from most of the file.
 
-use std::{fs::File, io, ops::Range, path::Path};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
-use arrow_array::cast::AsArray;
+use arrow_array::{RecordBatch, cast::AsArray};
 use parquet::{
     arrow::{
         ProjectionMask,
@@ -26,7 +29,7 @@ use super::{
     sums::{Data, Footer, SUMS},
     write::error,
 };
-use crate::{Error, manifest::Segment, wanted::Wanted};
+use crate::{Error, Stop, folder::Files, manifest::Segment, wanted::Wanted};
 
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 8_192;
@@ -38,19 +41,16 @@ const SKIP_ROWS_MIN: usize = 128;
 /// A segment whose footer and indexes are in memory.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    path: std::path::PathBuf,
+    path: PathBuf,
     data: Data,
     metadata: ArrowReaderMetadata,
 }
 
 impl Opened {
-    pub(crate) fn open(dir: &Path, segment: &Segment) -> Result<Self, Error> {
-        let path = dir.join(&segment.file);
-        let file = File::open(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Error::corrupt(&path, "the manifest names it, and it is not there"),
-            _ => Error::io(&path, e),
-        })?;
-        let footer = Footer::read(&file, segment.footer_at, segment.bytes, segment.footer_crc32);
+    pub(crate) fn open(files: &Files, segment: &Segment) -> Result<Self, Error> {
+        let path = files.path(&segment.file);
+        let file = files.open_kept(&segment.file)?;
+        let footer = Footer::read(&*file, segment.footer_at, segment.bytes, segment.footer_crc32);
         let footer = footer.map_err(|e| error(&path, e.into()))?;
         let options = ArrowReaderOptions::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
@@ -103,14 +103,9 @@ impl Opened {
 
     /// All columns of all rows, batch by batch.
     pub(crate) fn all(&self) -> Result<impl Iterator<Item = Result<Batch, Error>> + '_, Error> {
-        let builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.metadata.clone());
-        let reader = builder
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(|e| error(&self.path, e))?;
-        Ok(reader
-            .map(|batch| Batch::of(&batch.map_err(|e| odd_batch(&self.path, &e))?).ok_or_else(|| self.odd())))
+        let data = self.data.apart();
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(data.clone(), self.metadata.clone());
+        Ok(self.batches(data, builder)?.map(|batch| self.batch(&batch?)))
     }
 
     /// The pages within `ranges` that may hold a wanted key.
@@ -169,7 +164,9 @@ impl Opened {
             .metadata()
             .row_group(group)
             .column(Col::Key as usize);
-        Probe::any_in(probes, column, &self.data).map_err(|e| error(&self.path, e))
+        let data = self.data.apart();
+        Probe::any_in(probes, column, &data)
+            .map_err(|e| data.failure(&self.path).unwrap_or_else(|| error(&self.path, e)))
     }
 
     /// The rows within `ranges` that have a wanted key.
@@ -180,7 +177,8 @@ impl Opened {
             return Ok(Vec::new());
         }
         for batch in self.read(ranges, &[Col::Key as usize])? {
-            let batch = batch.map_err(|e| odd_batch(&self.path, &e))?;
+            wanted.stop.check()?;
+            let batch = batch?;
             let keys = batch
                 .columns()
                 .first()
@@ -209,16 +207,15 @@ impl Opened {
             return Ok(found);
         }
         let few = count <= FEW_ROWS;
-        let all: Vec<usize> = (0..SCHEMA.fields().len()).collect();
         let columns = if few {
-            all.clone()
+            (0..SCHEMA.fields().len()).collect()
         } else {
             narrow_columns(wanted, statements)
         };
         let mut rows = ranges.iter().cloned().flatten();
         for batch in self.read(ranges, &columns)? {
-            let batch =
-                Batch::of(&batch.map_err(|e| odd_batch(&self.path, &e))?).ok_or_else(|| self.odd())?;
+            wanted.stop.check()?;
+            let batch = self.batch(&batch?)?;
             found
                 .sift(&batch, &mut rows, wanted, statements)
                 .ok_or_else(|| self.odd())?;
@@ -227,26 +224,30 @@ impl Opened {
             }
         }
         found.sort(wanted.filter.order, limit);
-        if !few {
-            let ranges = consecutive(found.rows_in_order());
-            let batches = if ranges.is_empty() {
-                None
-            } else {
-                Some(self.read(&ranges, &all)?)
-            };
-            for batch in batches.into_iter().flatten() {
-                found.batches.push(
-                    Batch::of(&batch.map_err(|e| odd_batch(&self.path, &e))?).ok_or_else(|| self.odd())?,
-                );
-            }
-            found.settle();
+        if few {
+            found.are_all_read();
         }
         Ok(found)
     }
 
+    /// Reads the rows from `hit` on that are in memory at once.
+    pub(crate) fn fill(&self, found: &mut Hits, hit: usize, stop: &Stop) -> Result<(), Error> {
+        let ranges = consecutive(found.turn_to(hit));
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<usize> = (0..SCHEMA.fields().len()).collect();
+        for batch in self.read(&ranges, &all)? {
+            stop.check()?;
+            found.batches.push(self.batch(&batch?)?);
+        }
+        found.settle();
+        Ok(())
+    }
+
     /// Reads some columns of some rows; `ranges` are in order. Row groups without such rows are left out, because even those that are
     /// passed over would have a reader made for each of their columns.
-    fn read(&self, ranges: &[Range<usize>], columns: &[usize]) -> Result<ParquetRecordBatchReader, Error> {
+    fn read(&self, ranges: &[Range<usize>], columns: &[usize]) -> Result<Batches<'_>, Error> {
         let (mut groups, mut selected, mut start, mut kept) = (Vec::new(), Vec::new(), 0, 0);
         for (nth, group) in self.metadata.metadata().row_groups().iter().enumerate() {
             let rows = start..start + usize::try_from(group.num_rows()).unwrap_or_default();
@@ -260,8 +261,8 @@ impl Opened {
             }
             start = rows.end;
         }
-        let builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.metadata.clone());
+        let data = self.data.apart();
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(data.clone(), self.metadata.clone());
         let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
         let selection = RowSelection::from_consecutive_ranges(selected.into_iter(), kept);
         let builder = builder
@@ -271,10 +272,26 @@ impl Opened {
         let policy = RowSelectionPolicy::Auto {
             threshold: SKIP_ROWS_MIN,
         };
-        let builder = builder
-            .with_row_selection_policy(policy)
-            .with_batch_size(BATCH_ROWS);
-        builder.build().map_err(|e| error(&self.path, e))
+        let builder = builder.with_row_selection_policy(policy);
+        self.batches(data, builder)
+    }
+
+    fn batches(
+        &self,
+        data: Data,
+        builder: ParquetRecordBatchReaderBuilder<Data>,
+    ) -> Result<Batches<'_>, Error> {
+        let reader = builder.with_batch_size(BATCH_ROWS).build();
+        let reader = reader.map_err(|e| data.failure(&self.path).unwrap_or_else(|| error(&self.path, e)))?;
+        Ok(Batches {
+            path: &self.path,
+            data,
+            reader,
+        })
+    }
+
+    fn batch(&self, batch: &RecordBatch) -> Result<Batch, Error> {
+        Batch::of(batch).ok_or_else(|| self.odd())
     }
 
     fn odd(&self) -> Error {
@@ -282,7 +299,27 @@ impl Opened {
     }
 }
 
-/// What the system or a checksum said is wrapped several times on its way through Arrow.
+/// Columns as they are decoded.
+struct Batches<'a> {
+    path: &'a Path,
+    /// What `reader` reads.
+    data: Data,
+    reader: ParquetRecordBatchReader,
+}
+
+impl Iterator for Batches<'_> {
+    type Item = Result<RecordBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.reader.next()?;
+        Some(batch.map_err(|e| {
+            let failed = self.data.failure(self.path);
+            failed.unwrap_or_else(|| odd_batch(self.path, &e))
+        }))
+    }
+}
+
+/// What a checksum said is wrapped several times on its way through Arrow.
 fn odd_batch(path: &Path, error: &arrow_schema::ArrowError) -> Error {
     let mut text = error.to_string();
     if let Some(place) = text.find("the checksum of what begins") {

@@ -5,10 +5,9 @@
 //! whole; its sum stands in the manifest, which is summed itself.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, Read, Write},
-    os::unix::fs::FileExt,
-    sync::Arc,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -19,7 +18,11 @@ use parquet::{
 };
 use ring::digest;
 
-use crate::disk::hex;
+use crate::{
+    Error,
+    folder::{ReadAt, WriteOnce},
+    hash::hex,
+};
 
 /// Bytes of a block. What is read is read with the blocks it lies in, and a question to a bloom filter is 32 bytes; the sums take a
 /// thousandth of the file.
@@ -29,7 +32,7 @@ pub(crate) const SUMS: &str = "trailmesh.crc32";
 
 /// A file that is summed while it is written.
 pub(crate) struct Summed {
-    file: BufWriter<File>,
+    file: BufWriter<Box<dyn WriteOnce>>,
     digest: digest::Context,
     bytes: u64,
     block: Hasher,
@@ -47,7 +50,7 @@ pub(crate) struct Written {
 }
 
 impl Summed {
-    pub(crate) fn new(file: File) -> Self {
+    pub(crate) fn new(file: Box<dyn WriteOnce>) -> Self {
         let file = BufWriter::with_capacity(256 << 10, file);
         let digest = digest::Context::new(&digest::SHA256);
         Self {
@@ -78,7 +81,7 @@ impl Summed {
         self.file
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?
-            .sync_all()?;
+            .finish()?;
         let footer_at = self.footer_at.unwrap_or(self.bytes);
         Ok(Written {
             bytes: self.bytes,
@@ -124,7 +127,7 @@ pub(crate) struct Footer {
 
 impl Footer {
     /// Reads the footer that begins at `at`.
-    pub(crate) fn read(file: &File, at: u64, end: u64, crc32: u32) -> io::Result<Self> {
+    pub(crate) fn read(file: &dyn ReadAt, at: u64, end: u64, crc32: u32) -> io::Result<Self> {
         let length = end
             .checked_sub(at)
             .and_then(|length| usize::try_from(length).ok())
@@ -178,25 +181,63 @@ impl ChunkReader for Footer {
     }
 }
 
+/// What the folder said when it failed a read. The error that goes through Parquet and Arrow comes out as a text, which does not tell a
+/// folder that could not be reached from a damaged file.
+#[derive(Clone, Debug, Default)]
+struct Failed(Arc<Mutex<Option<io::Error>>>);
+
+impl Failed {
+    /// Keeps `error`, and gives another to hand on. That the file is too short is damage.
+    fn note(&self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return error;
+        }
+        let told = io::Error::new(error.kind(), error.to_string());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        told
+    }
+}
+
 /// The data of a segment. Several may read it at once: each read says where, and none moves the other's place.
 #[derive(Clone, Debug)]
 pub(crate) struct Data {
-    file: Arc<File>,
+    file: Arc<dyn ReadAt>,
     sums: Arc<[u32]>,
     end: u64,
+    failed: Failed,
 }
 
 impl Data {
     /// The data of `file` up to byte `end`, with their sums as the footer has them. None if those are not as many as there must be.
-    pub(crate) fn new(file: File, end: u64, sums: &str) -> Option<Self> {
+    pub(crate) fn new(file: Arc<dyn ReadAt>, end: u64, sums: &str) -> Option<Self> {
         let digits = sums.as_bytes().chunks(8);
         let sum = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
         let sums = digits.map(sum).collect::<Option<Arc<[u32]>>>()?;
         (sums.len() as u64 == end.div_ceil(BLOCK)).then(|| Self {
-            file: Arc::new(file),
+            file,
             sums,
             end,
+            failed: Failed::default(),
         })
+    }
+
+    /// The same data for a read of its own, whose failure is its own too.
+    pub(crate) fn apart(&self) -> Self {
+        Self {
+            failed: Failed::default(),
+            ..self.clone()
+        }
+    }
+
+    /// What failed in reading the file at `path`, if it was the folder.
+    pub(crate) fn failure(&self, path: &Path) -> Option<Error> {
+        let failed = self
+            .failed
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        failed.map(|e| Error::io(path, e))
     }
 }
 
@@ -225,7 +266,9 @@ impl ChunkReader for Data {
         let from = first * BLOCK;
         let until = end.div_ceil(BLOCK).saturating_mul(BLOCK).min(self.end);
         let mut bytes = vec![0; (until - from) as usize];
-        self.file.read_exact_at(&mut bytes, from)?;
+        self.file
+            .read_exact_at(&mut bytes, from)
+            .map_err(|e| self.failed.note(e))?;
         for (nth, block) in (first..).zip(bytes.chunks(BLOCK as usize)) {
             if self.sums.get(nth as usize) != Some(&crc32fast::hash(block)) {
                 return Err(damaged(nth * BLOCK).into());

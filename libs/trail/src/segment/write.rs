@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Error,
     codec::Malformed,
-    disk,
+    folder::Files,
     manifest::{Segment, SegmentTable},
     record::{Record, Row},
     run::Counts,
@@ -30,22 +30,22 @@ const BATCH_ROWS: usize = 4_096;
 /// Rows whose bytes are fetched together.
 const WARM_ROWS: usize = 128;
 
-/// Writes the sorted `chunk` of timeline `epoch` to `dir`/`name`. The segment's place in the chain is not known yet.
+/// Writes the sorted `chunk` of timeline `epoch` to the file `name`. The segment's place in the chain is not known yet.
 pub(crate) fn write(
-    dir: &Path,
+    files: &Files,
     name: &str,
     epoch: u32,
     chunk: &Chunk,
     zstd_level: i32,
 ) -> Result<Segment, Error> {
-    let path = dir.join(name);
+    let path = files.path(name);
     let failed = |e: parquet::errors::ParquetError| error(&path, e);
     let malformed = |Malformed| Error::corrupt(&path, "a record of the tail it is made from cannot be read");
     let texts = Texts {
         queries: !chunk.queries.is_empty(),
         ddl: chunk.entries.iter().any(|entry| entry.table == 0),
     };
-    let sink = Summed::new(disk::create(&path)?);
+    let sink = Summed::new(files.create(name)?);
     let mut writer =
         ArrowWriter::try_new(sink, SCHEMA.clone(), Some(properties(zstd_level, texts))).map_err(failed)?;
     let words = Words::of(chunk);

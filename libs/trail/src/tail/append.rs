@@ -1,16 +1,14 @@
 //! A tail as its writer has it.
 
-use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use super::Tail;
 use crate::{
     Error,
     codec::Malformed,
     durable::Marks,
+    folder::{Files, WriteAt},
+    manifest::tail_name,
     record::{Record, RunStart, frame},
     run::Run,
 };
@@ -19,8 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Appender {
     pub(crate) number: u64,
-    pub(crate) path: PathBuf,
-    file: File,
+    path: PathBuf,
+    file: Box<dyn WriteAt>,
     marks: Option<Marks>,
     pub(crate) run: Run,
     /// Bytes written to the file, on disk or not.
@@ -32,9 +30,9 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    /// Makes tail `number` at `path`. Its beginning is on disk when this returns.
+    /// Makes tail `number`. Its beginning is on disk when this returns.
     pub(crate) fn create(
-        path: PathBuf,
+        files: &Files,
         store: &str,
         number: u64,
         start: &RunStart,
@@ -49,13 +47,8 @@ impl Appender {
         frame(&header, &mut buffer);
         frame(&Record::Start(Box::new(start.clone())), &mut buffer);
         let marks = Some(Marks::put(&mut buffer));
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Error::io(&path, e))?;
+        let name = tail_name(number);
+        let (path, file) = (files.path(&name), files.create_tail(&name)?);
         let run = Run::new(start, buffer.len() as u64);
         let mut appender = Self {
             number,
@@ -73,7 +66,7 @@ impl Appender {
     }
 
     /// Goes on with a tail that was read; what does not count is cut off.
-    pub(crate) fn reopen(tail: Tail, buffer_max: usize) -> Result<Self, Error> {
+    pub(crate) fn reopen(files: &Files, tail: Tail, buffer_max: usize) -> Result<Self, Error> {
         let Tail {
             number,
             path,
@@ -81,10 +74,7 @@ impl Appender {
             marks,
             ..
         } = tail;
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .map_err(|e| Error::io(&path, e))?;
+        let file = files.open_tail(&tail_name(number))?;
         let written = run.visible;
         let mut appender = Self {
             number,
@@ -103,7 +93,7 @@ impl Appender {
         appender.sync_data()?;
         appender
             .file
-            .set_len(written)
+            .set_length(written)
             .map_err(|e| Error::io(&appender.path, e))?;
         appender.sync()?;
         Ok(appender)
@@ -159,15 +149,15 @@ impl Appender {
         self.sync_data()
     }
 
-    fn sync_data(&self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|e| Error::io(&self.path, e))
+    fn sync_data(&mut self) -> Result<(), Error> {
+        self.file.sync().map_err(|e| Error::io(&self.path, e))
     }
 
     /// Marks what is written as on disk.
     fn mark(&mut self) -> Result<(), Error> {
         match &mut self.marks {
             Some(marks) => marks
-                .set(&self.file, self.written)
+                .set(&mut *self.file, self.written)
                 .map_err(|e| Error::io(&self.path, e)),
             None => Ok(()),
         }

@@ -60,7 +60,7 @@ impl<'a> Rows<'a> {
 
     /// Checks a segment and returns how many changes it holds.
     pub(super) fn check_segment(&mut self, segment: &Segment) -> Result<u64, Error> {
-        let path = self.snapshot.dir().join(&segment.file);
+        let path = self.snapshot.files().path(&segment.file);
         let wrong = |what: String| Error::corrupt(&path, what);
         let mut tally = Tally::default();
         let opened = self.snapshot.open(segment)?;

@@ -15,7 +15,7 @@ use binlog::{Begin, Gtid, LogPos};
 use types::Micros;
 
 use super::{Txn, Writer};
-use crate::{Changes, Error, Filter, find::schema_changes, snapshot::Snapshot};
+use crate::{Changes, Error, Filter, Stop, find::schema_changes, snapshot::Snapshot};
 
 /// Transactions that are searched for after each start. A search takes some milliseconds.
 pub(super) const COMPARED: u32 = 8;
@@ -75,11 +75,11 @@ impl Writer {
             limit: Some(1),
             ..Filter::default()
         };
-        let snapshot = Arc::new(Snapshot::take(&self.dir)?);
-        if let Some(change) = Changes::new(Arc::clone(&snapshot), &filter).next() {
+        let snapshot = Arc::new(Snapshot::take(self.files.clone(), &Stop::default())?);
+        if let Some(change) = Changes::new(Arc::clone(&snapshot), &filter, &Stop::default()).next() {
             return change.map(|change| Some(change.commit_time));
         }
-        let statements = schema_changes(&snapshot, &filter)?;
+        let statements = schema_changes(&snapshot, &filter, &Stop::default())?;
         Ok(statements.first().map(|statement| statement.commit_time))
     }
 }

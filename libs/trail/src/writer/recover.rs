@@ -1,17 +1,16 @@
 //! What a crash, or a damaged disk, left of the tails.
 
-use std::{
-    fmt,
-    fs::File,
-    io::{self, Seek, SeekFrom},
-};
+use std::{fmt, io::Write};
 
 use super::Writer;
 use crate::{
-    Error, disk,
+    Error, Stop,
     manifest::{TailEntry, tail_name},
     tail::{Appender, Tail},
 };
+
+/// Bytes copied at once.
+const COPY: usize = 256 << 10;
 
 /// Damage that was found when a store was opened for writing: what stood behind it has to be read from the source again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,16 +54,18 @@ impl Writer {
     /// Takes up the tails: the last one is cut after its last whole record and goes on, one before it is sealed.
     pub(super) fn recover(&mut self) -> Result<(), Error> {
         for TailEntry { number, length } in self.manifest.tails.clone() {
-            let path = self.dir.join(tail_name(number));
-            let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-            let tail = Tail::open(path, &self.manifest.store, number, file)?;
+            let tail = Tail::open(&self.files, &self.manifest.store, number, &Stop::default())?;
             for (version, table) in &tail.run.definitions {
                 self.catalogue.insert(*version, table);
             }
             match length {
                 None => {
                     self.set_aside(&tail)?;
-                    self.tail = Some(Appender::reopen(tail, self.options.buffer_bytes_max)?);
+                    self.tail = Some(Appender::reopen(
+                        &self.files,
+                        tail,
+                        self.options.buffer_bytes_max,
+                    )?);
                 }
                 Some(length) if length == tail.run.visible => self.seal(number, tail.run)?,
                 Some(length) => {
@@ -82,24 +83,17 @@ impl Writer {
     /// Keeps what stands behind damage in `tail`, which is cut there.
     fn set_aside(&mut self, tail: &Tail) -> Result<(), Error> {
         let Some((at, _)) = tail.lost else { return Ok(()) };
-        let failed = |e| Error::io(&tail.path, e);
         let from = tail.run.visible;
-        let bytes = tail.file.metadata().map_err(failed)?.len().saturating_sub(from);
+        let bytes = tail.length()?.saturating_sub(from);
         let mut file = None;
         if bytes > 0 {
             let name = format!("damaged-{}-{from}.log", tail.number);
-            let path = self.dir.join(&name);
-            let mut aside = disk::create(&path)?;
-            let mut rest = File::open(&tail.path).map_err(failed)?;
-            rest.seek(SeekFrom::Start(from)).map_err(failed)?;
-            io::copy(&mut rest, &mut aside)
-                .and_then(|_| aside.sync_all())
-                .map_err(|e| Error::io(&path, e))?;
+            self.copy(tail, from, bytes, &name)?;
             if !self.manifest.damaged.contains(&name) {
                 self.manifest.damaged.push(name.clone());
             }
             // It syncs the folder too, so the file is there before the tail is cut.
-            self.manifest.store(&self.dir)?;
+            self.manifest.store(&self.files)?;
             file = Some(name);
         }
         self.recovered = Some(Recovered {
@@ -109,5 +103,22 @@ impl Writer {
             bytes,
         });
         Ok(())
+    }
+
+    /// Copies `length` bytes of `tail` to the new file `name`.
+    fn copy(&self, tail: &Tail, mut from: u64, mut length: u64, name: &str) -> Result<(), Error> {
+        let failed = |e| Error::io(&self.files.path(name), e);
+        let mut aside = self.files.create(name)?;
+        let mut buffer = vec![0; COPY];
+        while length > 0 {
+            let now = &mut buffer[..usize::try_from(length).unwrap_or(COPY).min(COPY)];
+            tail.file
+                .read_exact_at(now, from)
+                .map_err(|e| Error::io(&tail.path, e))?;
+            aside.write_all(now).map_err(failed)?;
+            from += now.len() as u64;
+            length -= now.len() as u64;
+        }
+        aside.finish().map_err(failed)
     }
 }

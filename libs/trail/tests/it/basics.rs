@@ -1,7 +1,7 @@
 //! The life of a store, step by step.
 
 use binlog::{LogPos, Op, Sink};
-use trail::{Error, Filter, Options, Order, Reader, Writer};
+use trail::{Error, Filter, Options, Order, Reader, Stop, Writer};
 
 use crate::fixture::{
     Int, Null, all, changes_of, feed, found, key, orders, simple, source, start_at, verified,
@@ -46,6 +46,41 @@ fn what_is_put_in_comes_out() {
     let status = Reader::open(dir.path()).unwrap().status();
     assert!(status.segments > 5, "{status:?}");
     assert_eq!((status.changes, status.transactions), (200, 200));
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_ends_also_where_nothing_matches() {
+    for options in [tiny(), Options::default()] {
+        let dir = tempfile::tempdir().unwrap();
+        let table = orders();
+        let mut writer = Writer::open(dir.path(), options).unwrap();
+        writer
+            .start(start_at(0, &LogPos::new("binlog.000001", 4)))
+            .unwrap();
+        (0..3_000).for_each(|number| feed(&mut writer, &simple(&table, number)).unwrap());
+        writer.sync().unwrap();
+        let stop = Stop::default();
+        let reader = Reader::open(dir.path()).unwrap().stopped_by(stop.clone());
+        let nothing = Filter {
+            column: Some("none".into()),
+            ..Filter::default()
+        };
+        let mut begun = reader.find(&Filter::default()).unwrap();
+        assert!(begun.next().unwrap().is_ok());
+        assert!(reader.find(&nothing).unwrap().next().is_none());
+        stop.stop();
+        for filter in [&nothing, &Filter::table("shop", "orders")] {
+            let first = reader.find(filter).unwrap().next().unwrap();
+            assert!(matches!(first, Err(Error::Stopped)), "{first:?}");
+        }
+        assert!(matches!(
+            reader.schema_changes(&Filter::default()),
+            Err(Error::Stopped)
+        ));
+        let late = Stop::new(Some(std::time::Instant::now()));
+        let late = reader.stopped_by(late).find(&nothing).unwrap().next();
+        assert!(matches!(late, Some(Err(Error::Stopped))), "{late:?}");
+    }
 }
 
 #[test]

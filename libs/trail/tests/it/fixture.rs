@@ -375,6 +375,15 @@ pub(crate) fn all(dir: &std::path::Path) -> Vec<Change> {
     found(&trail::Reader::open(dir).unwrap(), &trail::Filter::default())
 }
 
+/// The same of the store in `folder`.
+pub(crate) fn all_in(folder: &Arc<dyn trail::Folder>) -> Vec<Change> {
+    found(&reader_in(folder), &trail::Filter::default())
+}
+
+pub(crate) fn reader_in(folder: &Arc<dyn trail::Folder>) -> trail::Reader {
+    trail::Reader::open_in(Arc::clone(folder), trail::Stop::default()).unwrap()
+}
+
 pub(crate) fn found(reader: &trail::Reader, filter: &trail::Filter) -> Vec<Change> {
     unversioned(reader.find(filter).unwrap().collect::<Result<_, _>>().unwrap())
 }
@@ -392,4 +401,8 @@ pub(crate) fn unversioned(changes: Vec<Change>) -> Vec<Change> {
 
 pub(crate) fn verified(dir: &std::path::Path) -> trail::Verified {
     trail::verify(dir, &mut |_| {}).unwrap()
+}
+
+pub(crate) fn verified_in(folder: &Arc<dyn trail::Folder>) -> trail::Verified {
+    trail::verify_in(Arc::clone(folder), &mut |_| {}).unwrap()
 }

@@ -15,6 +15,8 @@ mod damage;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod folder;
+#[cfg(test)]
 mod large;
 #[cfg(test)]
 mod model;

@@ -320,10 +320,11 @@ fn filter(logs: &[Vec<Item>]) -> impl Strategy<Value = Filter> + use<> {
         option::weighted(0.1, item().prop_map(|(_, item)| item.at().clone())),
         option::weighted(0.2, 0..2_u32),
         option::weighted(0.2, (item(), 0..4_u64).prop_map(position)),
+        option::weighted(0.2, (item(), 0..4_u64).prop_map(position)),
     );
     let order = prop_oneof![Just(Order::Oldest), Just(Order::Newest)];
     (rows, when, order, option::weighted(0.3, 0..9_usize)).prop_map(|(rows, when, order, limit)| {
-        let (since, until, gtid, transaction, epoch, after) = when;
+        let (since, until, gtid, transaction, epoch, after, before) = when;
         Filter {
             since,
             until,
@@ -331,6 +332,7 @@ fn filter(logs: &[Vec<Item>]) -> impl Strategy<Value = Filter> + use<> {
             transaction,
             epoch,
             after,
+            before,
             order,
             limit,
             ..rows
@@ -442,6 +444,7 @@ fn stands(position: &Position, time: Micros, filter: &Filter) -> bool {
         && filter.transaction.as_ref().is_none_or(|at| position.at == *at)
         && filter.epoch.is_none_or(|epoch| position.epoch == epoch)
         && filter.after.as_ref().is_none_or(|after| after < position)
+        && filter.before.as_ref().is_none_or(|before| position < before)
 }
 
 /// Whether the filter, apart from order and limit, asks for the change.

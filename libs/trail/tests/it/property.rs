@@ -1,13 +1,13 @@
 //! The store against a list, on made-up worlds.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use binlog::{LogPos, Sink};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
-use trail::{Error, Filter, Options, Reader, Writer};
+use trail::{Directory, Error, FileKind, Filter, Folder, Interval, Memory, Options, Writer};
 
 use crate::{
-    fixture::{feed, feed_part, found, start_at, verified},
+    fixture::{feed, feed_part, found, reader_in, start_at, verified_in},
     model::{Item, Model, Then, World, world},
 };
 
@@ -26,15 +26,26 @@ fn on_worlds(cases: u32, seed: u64, test: impl Fn(World) -> Result<(), TestCaseE
     }
 }
 
-/// Reads the world's log into a store as its plan says. Some of it is sealed then, and some is not.
-fn play(world: &World, dir: &Path) -> Result<Writer, Error> {
-    let options = Options {
+fn options(world: &World) -> Options {
+    Options {
         tail_bytes_max: world.tail_bytes_max,
         chunk_bytes_max: world.chunk_bytes_max,
         buffer_bytes_max: 500,
         ..Options::default()
-    };
-    let mut writer = Writer::open(dir, options)?;
+    }
+}
+
+/// Folders of every kind, empty, and what the directory among them must outlive.
+fn folders() -> (tempfile::TempDir, [Arc<dyn Folder>; 2]) {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = Arc::new(Directory::new(dir.path()));
+    (dir, [directory, Arc::new(Memory::default())])
+}
+
+/// Reads the world's log into a store as its plan says. Some of it is sealed then, and some is not.
+fn play(world: &World, folder: &Arc<dyn Folder>) -> Result<Writer, Error> {
+    let options = options(world);
+    let mut writer = Writer::open_in(Arc::clone(folder), options)?;
     for stretch in &world.plan {
         let log = &world.logs[stretch.epoch as usize];
         writer.start(start_at(stretch.epoch, log[stretch.from].at()))?;
@@ -53,7 +64,7 @@ fn play(world: &World, dir: &Path) -> Result<Writer, Error> {
             Then::Reopen => {
                 writer.sync()?;
                 drop(writer);
-                writer = Writer::open(dir, options)?;
+                writer = Writer::open_in(Arc::clone(folder), options)?;
             }
         }
     }
@@ -61,8 +72,8 @@ fn play(world: &World, dir: &Path) -> Result<Writer, Error> {
     Ok(writer)
 }
 
-fn assert_same_answers(dir: &Path, model: &Model, filters: &[Filter]) {
-    let reader = Reader::open(dir).unwrap();
+fn assert_same_answers(folder: &Arc<dyn Folder>, model: &Model, filters: &[Filter]) {
+    let reader = reader_in(folder);
     assert_eq!(found(&reader, &Filter::default()), model.changes);
     for filter in filters {
         assert_eq!(found(&reader, filter), model.find(filter), "{filter:#?}");
@@ -72,44 +83,57 @@ fn assert_same_answers(dir: &Path, model: &Model, filters: &[Filter]) {
             "{filter:#?}"
         );
     }
-    assert_eq!(verified(dir).changes, model.changes.len() as u64);
+    assert_eq!(verified_in(folder).changes, model.changes.len() as u64);
 }
 
 #[test]
 fn every_question_has_the_same_answer_as_of_a_list() {
     on_worlds(60, 1, |world| {
-        let dir = tempfile::tempdir().unwrap();
-        let writer = play(&world, dir.path()).unwrap();
+        let (_dir, [directory, memory]) = folders();
         let model = Model::of(&world);
-        assert_same_answers(dir.path(), &model, &world.filters);
+        let writer = play(&world, &directory).unwrap();
+        assert_same_answers(&directory, &model, &world.filters);
         writer.finish().unwrap();
-        assert_same_answers(dir.path(), &model, &world.filters);
+        assert_same_answers(&directory, &model, &world.filters);
+        play(&world, &memory).unwrap().finish_sealed().unwrap();
+        assert_same_answers(&memory, &model, &world.filters);
+        assert_eq!(tails(&memory), [""; 0]);
         Ok(())
     });
+}
+
+fn tails(folder: &Arc<dyn Folder>) -> Vec<String> {
+    let mut names = folder.list().unwrap();
+    names.retain(|name| FileKind::of(name) == Some(FileKind::Tail));
+    names
 }
 
 #[test]
 fn coverage_is_what_was_read() {
     on_worlds(100, 2, |world| {
-        let dir = tempfile::tempdir().unwrap();
-        play(&world, dir.path()).unwrap().finish().unwrap();
+        let (_dir, folders) = folders();
         let model = Model::of(&world);
-        let coverage = Reader::open(dir.path()).unwrap().coverage();
-        let read: Vec<(u32, LogPos, LogPos)> = coverage
-            .intervals
-            .iter()
-            .map(|i| (i.epoch, i.from.clone(), i.to.clone()))
-            .collect();
-        assert_eq!(read, model.read);
-        assert_eq!(
-            coverage.intervals.iter().map(|i| i.transactions).sum::<u64>(),
-            model.transactions
-        );
-        assert_eq!(
-            coverage.intervals.iter().map(|i| i.changes).sum::<u64>(),
-            model.changes.len() as u64
-        );
-        assert_eq!(coverage.complete, coverage.gaps.is_empty());
+        for (nth, folder) in (0..).zip(&folders) {
+            let writer = play(&world, folder).unwrap();
+            let before = reader_in(folder).coverage();
+            if nth == 0 {
+                writer.finish().unwrap();
+            } else {
+                writer.finish_sealed().unwrap();
+                assert_eq!(reader_in(folder).coverage(), before);
+            }
+            let coverage = reader_in(folder).coverage();
+            let read: Vec<(u32, LogPos, LogPos)> = coverage
+                .intervals
+                .iter()
+                .map(|i| (i.epoch, i.from.clone(), i.to.clone()))
+                .collect();
+            assert_eq!(read, model.read);
+            let count = |of: fn(&Interval) -> u64| coverage.intervals.iter().map(of).sum::<u64>();
+            assert_eq!(count(|i| i.transactions), model.transactions);
+            assert_eq!(count(|i| i.changes), model.changes.len() as u64);
+            assert_eq!(coverage.complete, coverage.gaps.is_empty());
+        }
         Ok(())
     });
 }
