@@ -4,13 +4,62 @@
 //! itself, so that a bare `cargo test` works too. Tests of one run share those servers and therefore work in a schema of their own
 //! ([`Server::schema`]). A test that must restart, kill or misconfigure a server takes one to itself with [`Server::private`].
 //!
+//! [`Postgres`] gives each test a database of its own, copied from a template; [`Redis`] a prefix; both, like [`Server`], also private
+//! ones to kill or pause. [`Authority`] signs certificates, [`ChaosProxy`] spoils connections.
+//!
+//! [`python`] and [`node_home`] are programs of other languages, with the packages that `./dev` pins; [`Foreign`] runs clients in them.
+//!
 //! Nothing here returns an error: a test that cannot have its server fails with the reason.
 
+mod authority;
+mod chaos;
+mod dev;
+mod leftover;
+mod place;
+mod postgres;
+mod redis;
+mod rsyslog;
 mod server;
+mod tools;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
+pub use authority::{Authority, Identity};
+pub use chaos::ChaosProxy;
+pub use place::folder;
+pub use postgres::{Database, Pgbouncer, Postgres};
+pub use redis::Redis;
+pub use rsyslog::Rsyslog;
 pub use server::{Engine, Schema, Server};
+pub use tools::{Foreign, node_home, python};
+
+/// A file of test data made by others, for example `wycheproof/json_web_signature_test.json`: from the folder that
+/// `TRAILMESH_TEST_DATA` names, or `../shared/data` beside the checkout. None, said aloud, where there is no such folder.
+#[expect(clippy::print_stderr, reason = "a skipped check must be seen")]
+pub fn data(name: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let folder = std::env::var_os("TRAILMESH_TEST_DATA").map_or(beside, PathBuf::from);
+    if !folder.is_dir() {
+        eprintln!(
+            "SKIPPED: no folder {} with {name}; TRAILMESH_TEST_DATA names it",
+            folder.display()
+        );
+        return None;
+    }
+    Some(folder.join(name))
+}
+
+/// A port of loopback that nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
+}
 
 /// Asks `probe` again and again until it gives a value, for at most a minute. `what` is what the test was waiting for.
 ///

@@ -11,6 +11,8 @@ use std::{
     },
 };
 
+use crate::dev::{dev, dev_variables, running};
+
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
@@ -83,53 +85,13 @@ impl Drop for Schema<'_> {
     }
 }
 
-fn dev() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dev")
-}
-
-/// Runs `./dev` and gives the variables it prints.
-fn dev_variables(arguments: &[&str]) -> HashMap<String, String> {
-    let output = Command::new(dev())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("./dev runs");
-    assert!(
-        output.status.success(),
-        "./dev {} failed: see above",
-        arguments.join(" ")
-    );
-    let text = String::from_utf8(output.stdout).expect("./dev prints UTF-8");
-    text.lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.to_owned(), unquoted(value)))
-        .collect()
-}
-
-/// A word as `./dev` quotes it for a shell: `'…'`, a quote inside written `'\''`.
-fn unquoted(word: &str) -> String {
-    let inside = word.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
-    inside.unwrap_or(word).replace("'\\''", "'")
-}
-
 impl Server {
     /// The server of this engine that all tests of a run share.
     pub fn shared(engine: Engine) -> &'static Self {
         static SERVERS: OnceLock<[OnceLock<Server>; 3]> = OnceLock::new();
         let nth = Engine::ALL.iter().position(|e| *e == engine).expect("one of all");
-        SERVERS.get_or_init(Default::default)[nth].get_or_init(|| {
-            let set: HashMap<String, String> = std::env::vars()
-                .filter(|(name, _)| name.starts_with("TRAILMESH_TEST_"))
-                .collect();
-            let known = set.contains_key(&format!("TRAILMESH_TEST_{}_URL", engine.name().to_uppercase()));
-            let variables = if known {
-                set
-            } else {
-                dev_variables(&["up", engine.name()])
-            };
-            Self::from(engine, &variables, None)
-        })
+        SERVERS.get_or_init(Default::default)[nth]
+            .get_or_init(|| Self::from(engine, &running(engine.name()), None))
     }
 
     /// A server of its own in `folder`, started with further `options` of the server.
@@ -285,8 +247,7 @@ impl Server {
         // A recording that failed leaves nothing behind that the next one would see.
         let _alone = RECORDING.lock().unwrap_or_else(PoisonError::into_inner);
         // Other test binaries may run beside this one.
-        let lock = std::env::temp_dir().join(format!("trailmesh-recording-{}.lock", self.port()));
-        let lock = std::fs::File::create(lock).expect("a lock file");
+        let lock = crate::place::lock_file("recording", &self.port().to_string());
         lock.lock().expect("a lock");
         self.rotate();
         let (file, _) = self.position();
