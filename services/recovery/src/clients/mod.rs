@@ -1,0 +1,4 @@
+//! Neighbours' methods in our own words.
+
+pub(crate) mod directory;
+pub(crate) mod hub;
