@@ -1,0 +1,22 @@
+//! The gateway as clients meet it: the real `start` over TLS, with services behind it that do what a test wants.
+mod audit;
+mod authentication;
+mod browser;
+mod client;
+mod door;
+mod echo;
+mod faults;
+mod foreign;
+mod grpc;
+mod guard;
+mod hostile;
+mod house;
+mod json;
+mod limits;
+mod listener;
+mod raw;
+mod record;
+mod region;
+mod revocation;
+mod streams;
+mod unread;
