@@ -18,6 +18,8 @@ pub enum Exit {
     /// Configuration, credentials or rights forbid it until a person changes them (`EX_USAGE` of sysexits, which rivals use
     /// for the same meaning, so that `RestartPreventExitStatus=64` works in a systemd unit).
     Refused,
+    /// The mesh refuses this agent: it is revoked, or beyond the plan's limits (as [`Exit::Refused`], rivals use the number for it).
+    Barred,
     /// The source cannot be reached (`EX_UNAVAILABLE` of sysexits).
     Unreachable,
 }
@@ -31,6 +33,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Incomplete => 3,
             Self::Refused => 64,
+            Self::Barred => 65,
             Self::Unreachable => 69,
         }
     }
@@ -46,8 +49,8 @@ impl From<Code> for Exit {
     fn from(code: Code) -> Self {
         match code {
             Code::Invalid => Self::Usage,
-            Code::Refused => Self::Refused,
-            Code::Unavailable => Self::Unreachable,
+            Code::Refused | Code::Forbidden | Code::Unauthenticated => Self::Refused,
+            Code::Unavailable | Code::Timeout => Self::Unreachable,
             Code::Missing | Code::Conflict | Code::Exhausted | Code::Corrupt | Code::Internal => Self::Failed,
         }
     }

@@ -15,12 +15,15 @@
 //! Standard output carries the answer and nothing else; what it covers, notes, progress and errors go to standard error. The exit
 //! status says how it ended ([`exit`]), and an answer that the store cannot vouch for is given, but never with status 0.
 
+pub mod agent;
 mod cli;
 pub mod error;
 pub mod exit;
 pub mod index;
 pub mod options;
+mod remote;
 mod render;
+pub mod serve;
 pub mod source;
 
 pub use cli::main;

@@ -1,9 +1,13 @@
 //! What the engines need to know, checked: the command line ends here and live replication and file reading begin.
 
+mod address;
+
 use std::path::PathBuf;
 
 use binlog::{GtidSet, LogPos};
 use types::Secret;
+
+pub(crate) use self::address::{parse_url, percent_decoded};
 
 /// Follow a server: `trail watch`.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub struct Watch {
     pub until_caught_up: bool,
     /// The id to register with among the server's replicas; none to derive one from the installation.
     pub server_id: Option<u32>,
+    /// How much memory and disk the store takes for what it has not sorted yet.
+    pub sizes: trail::Options,
 }
 
 /// A server, and how to log in to it.

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use binlog::Gtid;
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    builder::BoolishValueParser, error::ErrorKind, parser::ValueSource,
+};
 use types::Micros;
 
 use super::{
@@ -73,22 +76,106 @@ pub(crate) enum Command {
     #[command(after_help = help::UNDO)]
     Undo(Undo),
     /// The tables the store has seen
-    Tables(Report),
+    Tables(Overview),
     /// A table's columns and key, and how they came to be
     Schema(Schema),
     /// What the store's answers cover: from where to where, and where something is missing
-    Coverage(Report),
+    Coverage(Overview),
     /// What the store holds and where it stands
-    Status(Report),
+    Status(Overview),
     /// Read the whole store and check every digest
     #[command(after_help = help::VERIFY)]
     Verify(Report),
+    /// Begin a session with a mesh, so that commands with --server ask it
+    #[command(after_help = help::LOGIN)]
+    Login(Login),
+    /// End the session
+    #[command(after_help = help::LOGOUT)]
+    Logout(Door),
+    /// Who the mesh takes us for, and in which tenants
+    #[command(after_help = help::WHOAMI)]
+    Whoami(Whoami),
+    /// The servers of the tenant, as --server takes them
+    #[command(after_help = help::SERVERS)]
+    Servers(Servers),
+    /// Send binary log files of a server without an agent to a mesh, to ask it about them
+    #[command(after_help = help::UPLOAD)]
+    Upload(Upload),
+    /// The uploaded log files of the tenant, as --server takes them
+    #[command(after_help = help::UPLOADS)]
+    Uploads(Uploads),
+    /// The agent of a mesh beside the database: enrol it, run it, look at it
+    Agent(super::agent::Agent),
     /// Print the completion script of a shell
     #[command(after_help = help::COMPLETIONS)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+impl Trail {
+    /// Whether a call that cannot be read is one of `trail agent`, whose wrong calls end as its other mistakes do.
+    pub(crate) fn means_agent() -> bool {
+        Self::command()
+            .ignore_errors(true)
+            .try_get_matches()
+            .is_ok_and(|matches| matches.subcommand_name() == Some("agent"))
+    }
+
+    /// What the process was called with. Where both a store and a server are named, what the command line says counts for more than a variable.
+    pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        let mut trail = Self::from_arg_matches(&matches)?;
+        let Some((_, given)) = matches.subcommand() else {
+            return Ok(trail);
+        };
+        if !typed(&matches, "store") && !typed(given, "store") {
+            return Ok(trail);
+        }
+        if let Some(mesh) = trail.command.mesh_mut().filter(|mesh| mesh.server.is_some()) {
+            if typed(given, "server") {
+                return Err(Self::command().error(
+                    ErrorKind::ArgumentConflict,
+                    "--store and --server cannot be used together: either a store is asked, or a mesh",
+                ));
+            }
+            mesh.server = None;
+        }
+        Ok(trail)
+    }
+}
+
+/// Whether the argument stands on the command line itself.
+fn typed(matches: &ArgMatches, name: &str) -> bool {
+    matches.try_contains_id(name).is_ok() && matches.value_source(name) == Some(ValueSource::CommandLine)
+}
+
+impl Command {
+    /// Whom to ask, for commands that can ask a mesh.
+    pub(crate) fn mesh(&self) -> Option<&Mesh> {
+        match self {
+            Self::Changes(args) => Some(&args.mesh),
+            Self::History(args) => Some(&args.mesh),
+            Self::Txn(args) => Some(&args.mesh),
+            Self::Undo(args) => Some(&args.mesh),
+            Self::Schema(args) => Some(&args.mesh),
+            Self::Tables(args) | Self::Coverage(args) | Self::Status(args) => Some(&args.mesh),
+            _ => None,
+        }
+    }
+
+    fn mesh_mut(&mut self) -> Option<&mut Mesh> {
+        match self {
+            Self::Changes(args) => Some(&mut args.mesh),
+            Self::History(args) => Some(&mut args.mesh),
+            Self::Txn(args) => Some(&mut args.mesh),
+            Self::Undo(args) => Some(&mut args.mesh),
+            Self::Schema(args) => Some(&mut args.mesh),
+            Self::Tables(args) | Self::Coverage(args) | Self::Status(args) => Some(&mut args.mesh),
+            _ => None,
+        }
+    }
 }
 
 /// How the connection to a server is protected.
@@ -249,6 +336,8 @@ pub(crate) struct Changes {
     pub(crate) filters: Filters,
     #[command(flatten)]
     pub(crate) listing: Listing,
+    #[command(flatten)]
+    pub(crate) mesh: Mesh,
 }
 
 #[derive(Debug, Args)]
@@ -264,6 +353,8 @@ pub(crate) struct History {
     pub(crate) filters: Filters,
     #[command(flatten)]
     pub(crate) listing: Listing,
+    #[command(flatten)]
+    pub(crate) mesh: Mesh,
 }
 
 #[derive(Debug, Args)]
@@ -282,6 +373,8 @@ pub(crate) struct Txn {
     pub(crate) filters: Filters,
     #[command(flatten)]
     pub(crate) listing: Listing,
+    #[command(flatten)]
+    pub(crate) mesh: Mesh,
 }
 
 #[derive(Debug, Args)]
@@ -357,6 +450,9 @@ pub(crate) struct Undo {
     /// Replace files that exist
     #[arg(long, env = "TRAIL_OVERWRITE", hide_env = true, value_parser = BoolishValueParser::new(), help_heading = "Output")]
     pub(crate) overwrite: bool,
+
+    #[command(flatten)]
+    pub(crate) mesh: Mesh,
 }
 
 #[derive(Debug, Args)]
@@ -374,6 +470,15 @@ pub(crate) struct Report {
     pub(crate) format: ReportFormat,
 }
 
+/// A report about a store, or about a server of a mesh.
+#[derive(Debug, Args)]
+pub(crate) struct Overview {
+    #[command(flatten)]
+    pub(crate) report: Report,
+    #[command(flatten)]
+    pub(crate) mesh: Mesh,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
     /// The table
@@ -382,6 +487,129 @@ pub(crate) struct Schema {
 
     #[command(flatten)]
     pub(crate) report: Report,
+    #[command(flatten)]
+    pub(crate) mesh: Mesh,
+}
+
+/// Whom to ask instead of a store.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Through a mesh")]
+pub(crate) struct Mesh {
+    /// Ask the mesh about this server, by name or id (srv_…; upl_… for an uploaded log), instead of a store
+    #[arg(long, value_name = "NAME", env = "TRAIL_SERVER", hide_env = true)]
+    pub(crate) server: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+/// Where a mesh is, and as whom to ask it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Through a mesh")]
+pub(crate) struct Door {
+    /// The profile that trail login wrote [default: default]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "default",
+        hide_default_value = true,
+        env = "TRAIL_PROFILE",
+        hide_env = true
+    )]
+    pub(crate) profile: String,
+
+    /// The mesh's address, https://HOST[:PORT] [default: the profile's]
+    #[arg(long, value_name = "URL", env = "TRAIL_MESH", hide_env = true)]
+    pub(crate) mesh: Option<String>,
+
+    /// Certificate of the mesh's own authority (PEM) [default: the profile's, or those this machine trusts]
+    #[arg(long, value_name = "FILE", env = "TRAIL_CA", hide_env = true)]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// The tenant, by id or name [default: the profile's]
+    #[arg(long, value_name = "TENANT", env = "TRAIL_TENANT", hide_env = true)]
+    pub(crate) tenant: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// The address of the account [default: the profile's, or asked for]
+    #[arg(long, value_name = "ADDRESS", env = "TRAIL_EMAIL", hide_env = true)]
+    pub(crate) email: Option<String>,
+
+    /// The code that your authenticator shows now, or a recovery code [default: asked for if it is needed]
+    #[arg(long, value_name = "CODE", env = "TRAIL_CODE", hide_env = true)]
+    pub(crate) code: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Whoami {
+    #[command(flatten)]
+    pub(crate) report: Report,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Servers {
+    #[command(flatten)]
+    pub(crate) report: Report,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Upload {
+    /// Binary log files, under the names that their server gave them
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// What the upload is to be called: a-z, 0-9 and -, beginning with a letter; of several files each adds its own number
+    #[arg(long, value_name = "NAME", env = "TRAIL_NAME", hide_env = true)]
+    pub(crate) name: String,
+
+    /// The registered server whose log it is, by name or id (srv_…): what is hidden of a table is hidden in the log under its older names too
+    #[arg(long, value_name = "SERVER", env = "TRAIL_SERVER", hide_env = true)]
+    pub(crate) server: Option<String>,
+
+    /// For how many days to keep it [default: 30]
+    #[arg(long, value_name = "DAYS", env = "TRAIL_RETENTION_DAYS", hide_env = true, value_parser = clap::value_parser!(u32).range(1..=365))]
+    pub(crate) retention_days: Option<u32>,
+
+    /// Of a file that is damaged or cut off, keep what came before
+    #[arg(long, env = "TRAIL_KEEP_WHAT_CAME", hide_env = true, value_parser = BoolishValueParser::new())]
+    pub(crate) keep_what_came: bool,
+
+    #[command(flatten)]
+    pub(crate) report: Report,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+// Global, so that they may stand before and after `delete`.
+#[derive(Debug, Args)]
+#[command(mut_args(|arg| arg.global(true)))]
+pub(crate) struct Uploads {
+    #[command(subcommand)]
+    pub(crate) command: Option<UploadsCommand>,
+
+    #[command(flatten)]
+    pub(crate) report: Report,
+    #[command(flatten)]
+    pub(crate) door: Door,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UploadsCommand {
+    /// Delete uploads and the keys that open them
+    Delete {
+        /// Their ids (upl_…) or names
+        #[arg(value_name = "UPLOAD", required = true)]
+        uploads: Vec<String>,
+    },
 }
 
 /// What a change did.

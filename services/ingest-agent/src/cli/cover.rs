@@ -2,15 +2,24 @@
 
 use std::fmt::Write as _;
 
-use trail::{Coverage, Gap, Reader};
+use trail::{Coverage, Gap, Place, Reader};
+use types::Micros;
 
 use super::note;
 use crate::{exit::Exit, render::screen::Style};
 
 /// Tells what `coverage` says, and gives the exit status that follows from it.
 pub(super) fn tell(reader: &Reader, coverage: &Coverage) -> Exit {
+    judge(coverage, &|| {
+        let status = reader.status();
+        (status.position, status.last_commit)
+    })
+}
+
+/// The same where `end` knows up to where the log was read, and the latest commit.
+pub(super) fn judge(coverage: &Coverage, end: &dyn Fn() -> (Option<Place>, Option<Micros>)) -> Exit {
     if coverage.complete {
-        note::line("complete", Style::Green, &complete(reader, coverage));
+        note::line("complete", Style::Green, &complete(coverage, end));
         return Exit::Done;
     }
     let mut text = coverage
@@ -30,15 +39,11 @@ pub(super) fn tell(reader: &Reader, coverage: &Coverage) -> Exit {
 }
 
 /// From where to where, in the log and in time.
-fn complete(reader: &Reader, coverage: &Coverage) -> String {
-    let status = reader.status();
+fn complete(coverage: &Coverage, end: &dyn Fn() -> (Option<Place>, Option<Micros>)) -> String {
     let (Some(first), Some(last)) = (coverage.intervals.first(), coverage.intervals.last()) else {
-        let end = status
-            .position
-            .map_or_else(|| "its beginning".to_owned(), |place| place.to_string());
-        let last = status
-            .last_commit
-            .map_or_else(|| "none".to_owned(), |time| time.to_string());
+        let (position, last_commit) = end();
+        let end = position.map_or_else(|| "its beginning".to_owned(), |place| place.to_string());
+        let last = last_commit.map_or_else(|| "none".to_owned(), |time| time.to_string());
         return format!("the log is read up to {end}, last commit {last}");
     };
     let mut text = format!("{} … {}", first.start(), last.end());
@@ -63,7 +68,7 @@ fn complete(reader: &Reader, coverage: &Coverage) -> String {
 
 /// A gap in one line.
 pub(super) fn gap(gap: &Gap) -> String {
-    let time = |time: Option<types::Micros>| time.map(|time| format!(" ({time})")).unwrap_or_default();
+    let time = |time: Option<Micros>| time.map(|time| format!(" ({time})")).unwrap_or_default();
     format!(
         "nothing was read between {}{} and {}{}: {}",
         gap.after,

@@ -55,6 +55,7 @@ fn told(notice: Notice<'_>) {
             );
             raw(&visible(&text));
         }
+        Notice::Stored { .. } => {}
         Notice::Warning(text) => line("warning", Style::Yellow, text),
         Notice::Gap(text) => line(
             "GAP",

@@ -14,6 +14,10 @@ Before one:
   export TRAIL_SOURCE_PASSWORD_FILE=/etc/trail/password
   trail watch mysql://trail@db1:3306/
 
+Through a mesh, from anywhere:
+  trail login --mesh https://mesh.example.com
+  trail changes shop.orders --since 30m --server orders-primary
+
 Every flag can also be set as TRAIL_<FLAG>, such as TRAIL_STORE or TRAIL_FORMAT; a flag wins over the variable.
 
 Exit status: 0 done · 1 failed · 2 wrong usage · 3 answered, but something is missing from what was asked · \
@@ -39,6 +43,39 @@ Examples:
   trail watch mysql://trail@db1.example.com/ --tls-mode verify-identity
   trail watch 'mariadb://trail@localhost/?socket=/run/mysqld/mysqld.sock'
   trail watch mysql://trail@db1/ --start oldest --until-caught-up";
+
+pub(super) const AGENT_ENROL: &str = "\
+The private key is made here and never leaves this machine. The token enrols once and not for long; it is never given on \
+the command line, where other users can read it.
+
+Without --pin the mesh is known by its certificate, this once; afterwards only by the keys it named, or those given with --pin.
+
+Examples:
+  trail agent enrol --mesh https://mesh.example.com --token-file ./token
+  printf %s \"$TOKEN\" | trail agent enrol --mesh https://mesh.example.com --token-file -
+
+A certificate holds for 24 hours and is renewed while the agent runs. One that was off, or without the mesh, for longer gets a new token in \
+the mesh; it is stopped, comes back with --again, as who it was and with what it has stored, and is started.
+
+Exit status: 0 done · 1 failed · 64 wrong usage · 65 refused by the mesh";
+
+pub(super) const AGENT_RUN: &str = "\
+The agent dials out and listens nowhere. What it follows, with which account and whom it trusts it asks the mesh's vault over its own \
+mutual TLS; what it may tell is signed for each call. Its folder is the only place it writes to, and holds no password.
+
+With --mode byos the mesh never has the passwords. They are in this agent's environment, for a server named shop-db:
+  TRAIL_SERVER_SHOP_DB_PASSWORD, or TRAIL_SERVER_SHOP_DB_PASSWORD_FILE with the path of a file that holds it
+  TRAIL_SERVER_SHOP_DB_URL   mysql://user@host:3306/, if it is not where the mesh says, or the account is another
+  TRAIL_SERVER_SHOP_DB_TLS   verify-identity, verify-ca, required or disabled, if it is not what the mesh says
+A password goes only where it went first, and over no weaker TLS; if the mesh says otherwise, the server is not followed until URL or TLS say so too.
+In both modes:
+  TRAIL_SERVER_SHOP_DB_CA    authorities that vouch for the server, PEM, where its TLS is verified
+
+What is followed is followed on while the mesh cannot be reached, after the certificate has ended, and while the plan has no room for the agent; \
+trail agent status says what to do.
+
+Exit status: 0 ended as told · 1 failed; starting again may help · 64 wrong usage · 65 refused by the mesh: revoked, for ten minutes if anything \
+is followed, or a certificate that has ended while nothing is. Give a supervisor RestartPreventExitStatus=64 65.";
 
 pub(super) const INDEX: &str = "\
 Files are read in the order of their numbers, whatever the order they are given in. Reading a file again, or one that \
@@ -104,3 +141,46 @@ Examples:
   trail completions bash > ~/.local/share/bash-completion/completions/trail
   trail completions zsh > \"${fpath[1]}/_trail\"
   trail completions fish > ~/.config/fish/completions/trail.fish";
+
+pub(super) const LOGIN: &str = "\
+The password is asked for without showing it; where standard input is no terminal, it is its first line. The session is \
+kept in trail/profiles/NAME.json in $XDG_CONFIG_HOME or ~/.config, readable by you only, and renews itself for 30 days.
+
+Programs need no session: with TRAIL_API_KEY set to an API key and TRAIL_MESH to the mesh's address, every command with \
+--server works.
+
+Examples:
+  trail login --mesh https://mesh.example.com --email ada@example.com
+  trail login --mesh https://localhost:8443 --ca ca.pem --profile local
+  trail changes shop.orders --server orders-primary --since 30m
+  TRAIL_SERVER=orders-primary trail status";
+
+pub(super) const LOGOUT: &str = "\
+The session is ended in the mesh and its profile is deleted.";
+
+pub(super) const SERVERS: &str = "\
+Examples:
+  trail servers
+  trail servers --format json | jq -r '.servers[].name'";
+
+pub(super) const UPLOAD: &str = "\
+A file is sent as it is, sealed there under a key of its own, read once, and then answers changes, history, txn, undo and the others as a server \
+does. What was sent is never sent again: when the connection breaks, or the same command is typed once more, it goes on where it stopped.
+
+The file must not be written any more: FLUSH BINARY LOGS makes the server begin another one.
+
+Examples:
+  trail upload /var/lib/mysql/binlog.000042 --name accident
+  trail upload binlog.000041 binlog.000042 --name monday --server orders-primary
+  trail changes shop.orders --server upl_…";
+
+pub(super) const UPLOADS: &str = "\
+Examples:
+  trail uploads
+  trail uploads delete accident upl_01jd…
+  trail uploads --format json | jq -r '.uploads[] | select(.state == \"open\").name'";
+
+pub(super) const WHOAMI: &str = "\
+Examples:
+  trail whoami
+  trail whoami --profile local --format json";

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use binlog::{LogPos, Position};
+use answer::{follow::end, question::Question};
+use binlog::Position;
 use trail::{Filter, Order, Reader};
 use types::Code;
 
@@ -16,7 +17,7 @@ use super::{
     names::Transaction,
     note,
     parse::Limit,
-    question::Question,
+    question::question,
     stop::Stop,
 };
 use crate::{
@@ -29,9 +30,9 @@ use crate::{
 };
 
 /// Changes a person can take in at once.
-const TABLE_LIMIT: usize = 100;
+pub(super) const TABLE_LIMIT: usize = 100;
 /// Changes shown before new ones, as `tail -f` does.
-const FOLLOW_LIMIT: usize = 10;
+pub(super) const FOLLOW_LIMIT: usize = 10;
 /// How soon a new commit is seen; each look costs a few system calls.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -40,42 +41,28 @@ struct List<'a> {
     reader: Reader,
     filter: Filter,
     listing: &'a args::Listing,
-    transaction: Option<&'a Transaction>,
+    transaction: Option<Transaction>,
     out: Box<dyn Render>,
 }
 
 /// `trail changes`.
 pub(super) fn changes(store: &Path, args: &args::Changes) -> Result<Exit, Error> {
-    let question = Question {
-        tables: &args.tables,
-        keys: &args.rows.keys,
-        filters: &args.filters,
-        transaction: None,
-    };
-    List::new(store, &question, &args.listing)?.run()
+    let question = question(&args.tables, &args.rows.keys, &args.filters, None);
+    List::new(store, question, &args.listing)?.run()
 }
 
 /// `trail history`.
 pub(super) fn history(store: &Path, args: &args::History) -> Result<Exit, Error> {
     let (tables, keys) = ([args.table.clone()], [args.key.clone()]);
-    let question = Question {
-        tables: &tables,
-        keys: &keys,
-        filters: &args.filters,
-        transaction: None,
-    };
-    List::new(store, &question, &args.listing)?.run()
+    let question = question(&tables, &keys, &args.filters, None);
+    List::new(store, question, &args.listing)?.run()
 }
 
 /// `trail txn`.
 pub(super) fn txn(store: &Path, args: &args::Txn) -> Result<Exit, Error> {
-    let question = Question {
-        tables: &args.tables,
-        keys: &args.rows.keys,
-        filters: &args.filters,
-        transaction: Some(&args.transaction),
-    };
-    List::new(store, &question, &args.listing)?.run()
+    let transaction = Some(&args.transaction);
+    let question = question(&args.tables, &args.rows.keys, &args.filters, transaction);
+    List::new(store, question, &args.listing)?.run()
 }
 
 /// A fault of the store, told as such.
@@ -84,18 +71,13 @@ pub(super) fn store_fault(error: &trail::Error) -> Error {
 }
 
 impl<'a> List<'a> {
-    fn new(store: &Path, question: &Question<'a>, listing: &'a args::Listing) -> Result<Self, Error> {
+    fn new(store: &Path, question: Question, listing: &'a args::Listing) -> Result<Self, Error> {
         if listing.follow {
-            can_be_followed(question, listing)?;
+            can_be_followed(&question, listing)?;
         }
         let reader = super::open(store)?;
         let mut filter = question.filter(&reader)?;
-        filter.order = match listing.order {
-            Some(args::OrderName::Newest) => Order::Newest,
-            Some(args::OrderName::Oldest) => Order::Oldest,
-            None if listing.follow || question.transaction.is_some() => Order::Oldest,
-            None => Order::Newest,
-        };
+        filter.order = order_of(listing, question.transaction.is_some());
         let out = render::changes(listing.format, BufWriter::new(io::stdout()), Screen::stdout());
         Ok(Self {
             reader,
@@ -170,7 +152,7 @@ impl<'a> List<'a> {
     }
 
     fn statements(&self) -> Statements {
-        match (self.listing.format.shows_schema_changes(), self.transaction) {
+        match (self.listing.format.shows_schema_changes(), &self.transaction) {
             (false, _) => Statements::No,
             (true, None) => Statements::OfTables,
             (true, Some(_)) => Statements::All,
@@ -179,8 +161,11 @@ impl<'a> List<'a> {
 
     fn entry(&mut self, entry: &Entry) -> Result<Position, Error> {
         let written = match entry {
-            Entry::Row(change) => self.out.change(change),
-            Entry::Schema(change) => self.out.schema_change(change).map_err(ChangeError::from),
+            Entry::Row(change) => self.out.change((&**change).into()),
+            Entry::Schema(change) => self
+                .out
+                .schema_change((&**change).into())
+                .map_err(ChangeError::from),
         };
         let position = entry.position().clone();
         written.map_err(|error| match error {
@@ -198,7 +183,7 @@ impl<'a> List<'a> {
 
     /// Nothing matched. Of a transaction that was named, that is an error if the store would have to know it.
     fn nothing(&self, exit: Exit) -> Result<Exit, Error> {
-        let Some(transaction) = self.transaction else {
+        let Some(transaction) = &self.transaction else {
             note::note("no change matches");
             return Ok(exit);
         };
@@ -233,7 +218,7 @@ impl<'a> List<'a> {
     /// Prints what there is, then what comes, until somebody wants the end.
     fn follow(mut self) -> Result<Exit, Error> {
         let mut stop = Stop::listen()?;
-        let limit = match (self.listing.limit, self.filter.since, self.transaction) {
+        let limit = match (self.listing.limit, self.filter.since, &self.transaction) {
             (Some(limit), ..) => limit,
             (None, None, None) => Limit::Of(FOLLOW_LIMIT),
             (None, ..) => Limit::All,
@@ -296,23 +281,18 @@ struct Printed {
     more: bool,
 }
 
-/// The position that every change still to come stands after.
-fn end(reader: &Reader) -> Option<Position> {
-    let place = reader.status().position?;
-    // The next transaction may begin exactly where the log has been read to, so the mark lies just before.
-    let at = LogPos {
-        offset: place.at.offset.saturating_sub(1),
-        ..place.at
-    };
-    Some(Position {
-        epoch: place.epoch,
-        at,
-        ordinal: u64::MAX,
-    })
+/// The order that a list has.
+pub(super) fn order_of(listing: &args::Listing, transaction: bool) -> Order {
+    match listing.order {
+        Some(args::OrderName::Newest) => Order::Newest,
+        Some(args::OrderName::Oldest) => Order::Oldest,
+        None if listing.follow || transaction => Order::Oldest,
+        None => Order::Newest,
+    }
 }
 
 /// Refuses what contradicts going on for ever.
-fn can_be_followed(question: &Question<'_>, listing: &args::Listing) -> Result<(), Error> {
+pub(super) fn can_be_followed(question: &Question, listing: &args::Listing) -> Result<(), Error> {
     let refuse = |flag: &str, why: &str| Err(Error::new(Code::Invalid, flag, why));
     if listing.format == Format::Json {
         return refuse("--follow", "a JSON array would never end; use --format ndjson");
@@ -320,7 +300,7 @@ fn can_be_followed(question: &Question<'_>, listing: &args::Listing) -> Result<(
     if listing.order == Some(args::OrderName::Newest) {
         return refuse("--follow", "what is new comes last; leave out --order newest");
     }
-    if question.filters.until.is_some() {
+    if question.until.is_some() {
         return refuse("--follow", "it has no end; leave out --until");
     }
     Ok(())

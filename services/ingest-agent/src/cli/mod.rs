@@ -1,5 +1,6 @@
 //! From the words of the command line to an exit status.
 
+mod agent;
 mod args;
 mod completions;
 mod cover;
@@ -8,7 +9,7 @@ mod entries;
 mod files;
 mod help;
 mod list;
-mod names;
+mod mesh;
 mod note;
 mod parse;
 mod question;
@@ -27,7 +28,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use answer::names;
 use tracing::Level;
 use trail::Reader;
 use types::Code;
@@ -37,7 +38,7 @@ use crate::{error::Error, exit::Exit, render::text::visible};
 
 /// Runs `trail` with the process's own arguments, environment and standard streams.
 pub fn main() -> ExitCode {
-    let exit = match Trail::try_parse() {
+    let exit = match Trail::from_command_line() {
         Ok(trail) => run(trail).unwrap_or_else(|error| tell(&error)),
         Err(error) => usage(&error),
     };
@@ -45,28 +46,57 @@ pub fn main() -> ExitCode {
 }
 
 fn run(trail: Trail) -> Result<Exit, Error> {
-    log_to_stderr(trail.log.unwrap_or(match trail.command {
-        Command::Watch(_) => Level::INFO,
-        _ => Level::WARN,
-    }));
-    if let Command::Completions { shell } = trail.command {
-        return completions::print(shell);
-    }
-    let store = store_dir(trail.store)?;
-    match trail.command {
-        Command::Watch(args) => engines::watch(&source::watch(args, store)?),
-        Command::Index(args) => engines::index(&args, store),
-        Command::Changes(args) => list::changes(&store, &args),
-        Command::History(args) => list::history(&store, &args),
-        Command::Txn(args) => list::txn(&store, &args),
-        Command::Undo(args) => undo::undo(&store, &args),
-        Command::Tables(args) => report::tables(&store, &args),
-        Command::Schema(args) => schema::schema(&store, &args),
-        Command::Coverage(args) => report::coverage(&store, &args),
-        Command::Status(args) => report::status(&store, &args),
-        Command::Verify(args) => verify::verify(&store, &args),
+    let stays = match &trail.command {
+        Command::Watch(_) => true,
+        Command::Agent(args) => args.stays(),
+        _ => false,
+    };
+    log_to_stderr(trail.log.unwrap_or(if stays { Level::INFO } else { Level::WARN }));
+    let command = match asked_of_a_mesh(trail.command) {
+        Ok(done) => return done,
+        Err(command) => *command,
+    };
+    // Only where a store is asked must it be somewhere.
+    let store = || store_dir(trail.store);
+    match command {
+        Command::Watch(args) => engines::watch(&source::watch(args, store()?)?),
+        Command::Index(args) => engines::index(&args, store()?),
+        Command::Changes(args) => list::changes(&store()?, &args),
+        Command::History(args) => list::history(&store()?, &args),
+        Command::Txn(args) => list::txn(&store()?, &args),
+        Command::Undo(args) => undo::undo(&store()?, &args),
+        Command::Tables(args) => report::tables(&store()?, &args.report),
+        Command::Schema(args) => schema::schema(&store()?, &args),
+        Command::Coverage(args) => report::coverage(&store()?, &args.report),
+        Command::Status(args) => report::status(&store()?, &args.report),
+        Command::Verify(args) => verify::verify(&store()?, &args),
+        Command::Login(args) => mesh::login(&args),
+        Command::Logout(args) => mesh::logout(&args),
+        Command::Whoami(args) => mesh::whoami(&args),
+        Command::Servers(args) => mesh::servers(&args),
+        Command::Upload(args) => mesh::upload(&args),
+        Command::Uploads(args) => mesh::uploads(&args),
+        Command::Agent(args) => agent::agent(args),
         Command::Completions { shell } => completions::print(shell),
     }
+}
+
+/// Runs a command that names a server of a mesh; gives back any other.
+fn asked_of_a_mesh(command: Command) -> Result<Result<Exit, Error>, Box<Command>> {
+    let Some(server) = command.mesh().and_then(|mesh| mesh.server.clone()) else {
+        return Err(Box::new(command));
+    };
+    Ok(match &command {
+        Command::Changes(args) => mesh::changes(&server, args),
+        Command::History(args) => mesh::history(&server, args),
+        Command::Txn(args) => mesh::txn(&server, args),
+        Command::Undo(args) => mesh::undo(&server, args),
+        Command::Tables(args) => mesh::tables(&server, args),
+        Command::Schema(args) => mesh::schema(&server, args),
+        Command::Coverage(args) => mesh::coverage(&server, args),
+        Command::Status(args) => mesh::status(&server, args),
+        _ => return Err(Box::new(command)),
+    })
 }
 
 /// Opens the store for asking.
@@ -130,6 +160,9 @@ fn usage(error: &clap::Error) -> Exit {
         .strip_prefix("error: ")
         .map_or_else(|| text.clone(), |rest| format!("trail: {rest}"));
     let _ = io::stderr().write_all(text.as_bytes());
+    if Trail::means_agent() {
+        return Exit::Refused;
+    }
     Exit::Usage
 }
 
@@ -149,7 +182,7 @@ fn tell(error: &Error) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{Command, CommandFactory};
 
     use super::args::Trail;
 
@@ -158,23 +191,34 @@ mod tests {
         let mut trail = Trail::command();
         trail.build();
         trail.clone().debug_assert();
-        for command in trail.get_subcommands() {
-            assert!(command.get_about().is_some(), "{}", command.get_name());
-            for arg in command
-                .get_arguments()
-                .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
-            {
-                assert!(
-                    arg.get_help().is_some(),
-                    "{} of {}",
-                    arg.get_id(),
-                    command.get_name()
-                );
-                let Some(flag) = arg.get_long() else { continue };
-                let variable = format!("TRAIL_{}", flag.replace('-', "_").to_uppercase());
-                let env = arg.get_env().map(|name| name.to_string_lossy().into_owned());
-                assert_eq!(env, Some(variable), "--{flag} of {}", command.get_name());
-            }
+        trail
+            .get_subcommands()
+            .for_each(|command| is_told(command, "TRAIL"));
+    }
+
+    /// Variables of a command below another one begin with that one's name.
+    fn is_told(command: &Command, prefix: &str) {
+        assert!(command.get_about().is_some(), "{}", command.get_name());
+        for arg in command
+            .get_arguments()
+            .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        {
+            assert!(
+                arg.get_help().is_some(),
+                "{} of {}",
+                arg.get_id(),
+                command.get_name()
+            );
+            let Some(flag) = arg.get_long().filter(|_| !arg.is_global_set()) else {
+                continue;
+            };
+            let variable = format!("{prefix}_{}", flag.replace('-', "_").to_uppercase());
+            let env = arg.get_env().map(|name| name.to_string_lossy().into_owned());
+            assert_eq!(env, Some(variable), "--{flag} of {}", command.get_name());
         }
+        let below = format!("{prefix}_{}", command.get_name().to_uppercase());
+        command
+            .get_subcommands()
+            .for_each(|command| is_told(command, &below));
     }
 }

@@ -38,16 +38,17 @@ pub(super) fn print_json(value: &impl Serialize, format: ReportFormat) -> Result
     print(&(text.map_err(|error| Error::from_output(&error.into()))? + "\n"))
 }
 
+/// A line of `trail tables`.
 #[derive(Serialize)]
-struct TableLine {
-    schema: String,
-    table: String,
-    inserts: u64,
-    updates: u64,
-    deletes: u64,
-    first: String,
-    last: String,
-    schema_version: u32,
+pub(super) struct TableLine {
+    pub(super) schema: String,
+    pub(super) table: String,
+    pub(super) inserts: u64,
+    pub(super) updates: u64,
+    pub(super) deletes: u64,
+    pub(super) first: String,
+    pub(super) last: String,
+    pub(super) schema_version: u32,
 }
 
 /// `trail tables`.
@@ -68,9 +69,15 @@ pub(super) fn tables(store: &Path, args: &Report) -> Result<Exit, Error> {
             schema_version: summary.schema_version,
         })
         .collect();
-    match args.format {
-        ReportFormat::Json => print_json(&lines, args.format)?,
-        ReportFormat::Ndjson => lines.iter().try_for_each(|line| print_json(line, args.format))?,
+    print_tables(&lines, args.format)?;
+    Ok(cover::tell(&reader, &reader.coverage_of(&Filter::default())))
+}
+
+/// The lines in one of the forms.
+pub(super) fn print_tables(lines: &[TableLine], format: ReportFormat) -> Result<(), Error> {
+    match format {
+        ReportFormat::Json => print_json(&lines, format),
+        ReportFormat::Ndjson => lines.iter().try_for_each(|line| print_json(line, format)),
         ReportFormat::Table => {
             let mut grid = Grid::new(&[
                 "TABLE",
@@ -80,7 +87,7 @@ pub(super) fn tables(store: &Path, args: &Report) -> Result<Exit, Error> {
                 "FIRST CHANGE",
                 "LAST CHANGE",
             ]);
-            for line in &lines {
+            for line in lines {
                 let numbers = [line.inserts, line.updates, line.deletes].map(|number| number.to_string());
                 let name = format!("{}.{}", line.schema, line.table);
                 grid.row(
@@ -90,10 +97,9 @@ pub(super) fn tables(store: &Path, args: &Report) -> Result<Exit, Error> {
                         .chain([line.first.clone(), line.last.clone()]),
                 );
             }
-            print(&grid.text(Screen::stdout()))?;
+            print(&grid.text(Screen::stdout()))
         }
     }
-    Ok(cover::tell(&reader, &reader.coverage_of(&Filter::default())))
 }
 
 #[derive(Serialize)]
@@ -105,8 +111,9 @@ struct CoverageReport {
     gaps: Vec<GapLine>,
 }
 
+/// A place in the log.
 #[derive(Serialize)]
-struct PlaceLine {
+pub(super) struct PlaceLine {
     epoch: u32,
     file: String,
     offset: u64,
@@ -143,7 +150,7 @@ impl From<trail::Place> for PlaceLine {
     }
 }
 
-fn text(time: Option<Micros>) -> Option<String> {
+pub(super) fn text(time: Option<Micros>) -> Option<String> {
     time.map(|time| time.to_string())
 }
 
@@ -180,11 +187,16 @@ impl From<Coverage> for CoverageReport {
 pub(super) fn coverage(store: &Path, args: &Report) -> Result<Exit, Error> {
     let reader = super::open(store)?;
     let coverage = reader.coverage();
-    match args.format {
-        ReportFormat::Table => print(&intervals(&coverage))?,
-        format => print_json(&CoverageReport::from(coverage.clone()), format)?,
-    }
+    print_coverage(&coverage, args.format)?;
     Ok(cover::tell(&reader, &coverage))
+}
+
+/// The coverage in one of the forms.
+pub(super) fn print_coverage(coverage: &Coverage, format: ReportFormat) -> Result<(), Error> {
+    match format {
+        ReportFormat::Table => print(&intervals(coverage)),
+        format => print_json(&CoverageReport::from(coverage.clone()), format),
+    }
 }
 
 /// Intervals with the gaps between them.
@@ -326,6 +338,11 @@ fn status_text(store: &Path, reader: &Reader) -> String {
             ),
         ),
     ];
+    facts(lines)
+}
+
+/// Names and values below each other.
+pub(super) fn facts<const N: usize>(lines: [(&str, String); N]) -> String {
     let colour = Screen::stdout().colour;
     let line = |(name, value): (&str, String)| {
         format!(
@@ -338,7 +355,7 @@ fn status_text(store: &Path, reader: &Reader) -> String {
 }
 
 /// A duration in its two largest units.
-fn age(micros: i64) -> String {
+pub(super) fn age(micros: i64) -> String {
     let seconds = micros.max(0) / 1_000_000;
     match seconds {
         0..60 => format!("{seconds} s"),

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use answer::question::exists;
 use binlog::{SchemaChange, Table};
 use serde::Serialize;
 use trail::Filter;
@@ -10,7 +11,6 @@ use types::Code;
 use super::{
     args, cover,
     list::store_fault,
-    question::exists,
     report::{print, print_json},
 };
 use crate::{

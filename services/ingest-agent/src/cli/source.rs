@@ -9,19 +9,17 @@ use std::{
 };
 
 use types::{Code, Secret};
-use url::Url;
 
 use super::args;
 use crate::{
     error::Error,
-    options::{Address, Server, Start, Tls, TlsMode, Watch},
+    options::{Address, Server, Start, Tls, TlsMode, Watch, parse_url},
 };
 
 const PASSWORD: &str = "TRAIL_SOURCE_PASSWORD";
 const PASSWORD_FILE: &str = "TRAIL_SOURCE_PASSWORD_FILE";
 /// Longer than any password a server takes (MySQL: 256 characters in clear-text plugins), so that naming the wrong file is noticed.
 const PASSWORD_BYTES_MAX: u64 = 4_096;
-const PORT: u16 = 3306;
 
 /// Checks everything that can be checked without the server or the store.
 pub(super) fn watch(args: args::Watch, store: PathBuf) -> Result<Watch, Error> {
@@ -33,6 +31,7 @@ pub(super) fn watch(args: args::Watch, store: PathBuf) -> Result<Watch, Error> {
         store,
         until_caught_up: args.until_caught_up,
         server_id: args.server_id,
+        sizes: trail::Options::default(),
     })
 }
 
@@ -50,85 +49,6 @@ pub(super) fn server(url: &str, tls_flags: &args::TlsFlags) -> Result<Server, Er
         password,
         tls,
     })
-}
-
-/// The address and the user. The URL itself is never repeated in a message: it might hold a password.
-fn parse_url(text: &str) -> Result<(Address, String), Error> {
-    let wrong = |why: &str| {
-        Error::new(Code::Invalid, "the URL", why)
-            .hint("write mysql://user@host:3306/ or mariadb://user@host/, or mysql://user@localhost/?socket=/path/to/mysqld.sock")
-    };
-    let url = Url::parse(text).map_err(|error| wrong(&format!("it cannot be read: {error}")))?;
-    if url.password().is_some() {
-        return Err(Error::new(
-            Code::Refused,
-            "the URL",
-            "it holds a password, which is now in the shell's history and was visible in the process list",
-        )
-        .hint(format!(
-            "change that password, leave it out of the URL, and set {PASSWORD}, or {PASSWORD_FILE} to the path of a file that holds it"
-        )));
-    }
-    if !matches!(url.scheme(), "mysql" | "mariadb") {
-        return Err(wrong("it begins with neither mysql:// nor mariadb://"));
-    }
-    if !matches!(url.path(), "" | "/") {
-        return Err(wrong(
-            "it names a database, but a binary log is the whole server's; leave it out and filter by table when asking",
-        ));
-    }
-    let user = percent_decoded(url.username()).ok_or_else(|| wrong("the user's name is not valid UTF-8"))?;
-    if user.is_empty() {
-        return Err(wrong("it names no user"));
-    }
-    let mut socket = None;
-    for (name, value) in url.query_pairs() {
-        match &*name {
-            "socket" if !value.is_empty() => socket = Some(PathBuf::from(&*value)),
-            _ => {
-                return Err(wrong(&format!(
-                    "it has the parameter {name}; only socket is known"
-                )));
-            }
-        }
-    }
-    let host = url
-        .host_str()
-        .filter(|host| !host.is_empty())
-        .map(|host| host.trim_matches(['[', ']']).to_owned());
-    match (socket, host) {
-        (Some(socket), _) => Ok((Address::Socket(socket), user)),
-        (None, Some(host)) => Ok((
-            Address::Tcp {
-                host,
-                port: url.port().unwrap_or(PORT),
-            },
-            user,
-        )),
-        (None, None) => Err(wrong("it names no host")),
-    }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, more @ ..] = rest {
-        let hex = (*first == b'%')
-            .then(|| more.get(..2))
-            .flatten()
-            .filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
-        match hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &more[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 fn parse_start(text: &str) -> Result<Start, Error> {
@@ -250,59 +170,7 @@ fn tls(args: &args::TlsFlags, address: &Address) -> Result<Tls, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Error, Start, parse_start, parse_url, password};
-
-    fn tcp(host: &str, port: u16) -> Address {
-        Address::Tcp {
-            host: host.into(),
-            port,
-        }
-    }
-
-    #[test]
-    fn urls_name_a_user_and_a_server() {
-        let read = |text| parse_url(text).map_err(|error| format!("{error:?}"));
-        assert_eq!(read("mysql://trail@db1/"), Ok((tcp("db1", 3306), "trail".into())));
-        assert_eq!(
-            read("mariadb://tr%40il@db1.example.com:3307"),
-            Ok((tcp("db1.example.com", 3307), "tr@il".into()))
-        );
-        assert_eq!(
-            read("mysql://trail@[::1]:13306/"),
-            Ok((tcp("::1", 13306), "trail".into()))
-        );
-        let socket = Address::Socket("/run/mysqld/mysqld.sock".into());
-        assert_eq!(
-            read("mariadb://trail@localhost/?socket=/run/mysqld/mysqld.sock"),
-            Ok((socket.clone(), "trail".into()))
-        );
-        assert_eq!(
-            read("mysql://trail@db1/?socket=/run/mysqld/mysqld.sock"),
-            Ok((socket, "trail".into()))
-        );
-        for text in [
-            "",
-            "db1",
-            "http://trail@db1/",
-            "mysql://db1/",
-            "mysql://trail@db1/shop",
-            "mysql://trail@db1/?tls=1",
-            "mysql:trail@db1",
-            "mysql://trail@/",
-            "mysql://trail@db1:99999/",
-        ] {
-            assert!(read(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_password_in_the_url_is_refused_without_repeating_it() {
-        let Err(Error::Failed(failure)) = parse_url("mysql://trail:hunter2@db1/") else {
-            panic!("accepted")
-        };
-        assert_eq!(failure.code, types::Code::Refused);
-        assert!(!format!("{failure:?}").contains("hunter2"));
-    }
+    use super::{Start, parse_start, password};
 
     #[test]
     fn places_to_start_are_told_apart() {

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, path::Path, sync::Arc};
 
-use binlog::{ColumnType, Table};
+use binlog::{ColumnType, Op, Table};
+use proto::change::v1 as pb;
 use trail::Status;
-use undo::{Class, Dialect, Mode, Plan, PlannedChange};
+use undo::{Class, Conflict, Dialect, Mode, Plan, PlannedChange};
 
 use super::{args, note};
 use crate::render::{
@@ -13,7 +14,7 @@ use crate::render::{
 };
 
 /// Rows left out that are shown without `--explain`.
-const SHOWN_ROWS: usize = 10;
+pub(super) const SHOWN_ROWS: usize = 10;
 
 /// The newest definition of a table.
 pub(super) type Latest<'a> = &'a dyn Fn(&str, &str) -> Option<Arc<Table>>;
@@ -26,26 +27,14 @@ pub(super) fn tell(
     latest: Latest<'_>,
     args: &args::Undo,
 ) {
-    let screen = Screen::stderr();
     let summary = plan.summary();
-    let bold = |text: &str| Style::Bold.paint(text, screen.colour);
     let names: Vec<String> = tables
         .iter()
         .map(|(schema, table)| format!("{schema}.{table}"))
         .collect();
-    let mode = if plan.mode() == Mode::Safe {
-        "safe"
-    } else {
-        "force"
-    };
-    note::raw(&format!(
-        "{} of {} in {}, mode {mode}",
-        bold("undo"),
-        count(summary.changes, "change"),
-        visible(&names.join(", "))
-    ));
-    classes(plan, screen);
-    let stamps = rows(plan, latest, args.explain, screen);
+    head(summary.changes, &names, plan.mode() == Mode::Safe);
+    classes(&|class| summary.of(class), summary.changes, summary.included);
+    let stamps = rows(plan, latest, args.explain);
     if !stamps.is_empty() && args.auto_columns.is_empty() {
         let names = stamps.into_iter().collect::<Vec<_>>();
         note::note(&format!(
@@ -68,38 +57,53 @@ pub(super) fn tell(
         .last_commit
         .map(|time| format!(" ({time})"))
         .unwrap_or_default();
-    note::raw(&visible(&format!(
-        "from {} to {}; later changes known up to {known}{last_commit}",
-        place(&summary.first),
-        place(&summary.last),
-    )));
-    note::raw(&format!(
-        "statements: {}, sha256 {}",
+    foot(
+        &place(&summary.first),
+        &place(&summary.last),
+        &format!("{known}{last_commit}"),
         summary.statements,
-        hex(&plan.digest())
-    ));
-    if summary.statements == 0 {
-        note::note("the script changes nothing: every chosen change is left out or has no effect any more");
-    } else {
-        apply(plan.dialect(), args);
-    }
+        &format!("sha256 {}", hex(&plan.digest())),
+    );
+    let client = match plan.dialect() {
+        Dialect::Mysql => "mysql",
+        Dialect::Mariadb => "mariadb",
+    };
+    let output = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    apply(summary.statements, client, output);
 }
 
-fn classes(plan: &Plan, screen: Screen) {
-    let summary = plan.summary();
-    for class in Class::ALL.into_iter().filter(|class| summary.of(*class) > 0) {
+/// The first line.
+pub(super) fn head(changes: u64, tables: &[String], safe: bool) {
+    let bold = Style::Bold.paint("undo", Screen::stderr().colour);
+    let mode = if safe { "safe" } else { "force" };
+    note::raw(&format!(
+        "{bold} of {} in {}, mode {mode}",
+        count(changes, "change"),
+        visible(&tables.join(", "))
+    ));
+}
+
+/// The lines after the rows. `digest` says of what it is one.
+pub(super) fn foot(first: &str, last: &str, known: &str, statements: u64, digest: &str) {
+    note::raw(&visible(&format!(
+        "from {first} to {last}; later changes known up to {known}"
+    )));
+    note::raw(&visible(&format!("statements: {statements}, {digest}")));
+}
+
+/// How many changes are of each class.
+pub(super) fn classes(of: &dyn Fn(Class) -> u64, changes: u64, included: u64) {
+    let colour = Screen::stderr().colour;
+    for class in Class::ALL.into_iter().filter(|class| of(*class) > 0) {
         let style = match class {
             Class::Clean | Class::Disjoint => Style::Green,
             _ => Style::Yellow,
         };
-        let name = style.paint(&format!("{class:<10}"), screen.colour);
-        note::raw(&format!("  {name} {:>8}  {}", summary.of(class), meaning(class)));
+        let name = style.paint(&format!("{class:<10}"), colour);
+        note::raw(&format!("  {name} {:>8}  {}", of(class), meaning(class)));
     }
-    let left_out = summary.changes - summary.included;
-    note::raw(&format!(
-        "  {} in the script, {left_out} left out",
-        summary.included
-    ));
+    let left_out = changes.saturating_sub(included);
+    note::raw(&format!("  {included} in the script, {left_out} left out"));
 }
 
 /// The class in the words of somebody who has not read the manual.
@@ -115,12 +119,98 @@ fn meaning(class: Class) -> &'static str {
     }
 }
 
+/// A chosen change as it is told.
+pub(super) struct Told {
+    op: Op,
+    table: String,
+    key: String,
+    class: Class,
+    included: bool,
+    why: String,
+    columns: Vec<ToldColumn>,
+}
+
+/// A column that is not restored, or whose later value is overwritten.
+struct ToldColumn {
+    column: String,
+    wanted: String,
+    found: String,
+    by: Option<String>,
+    redacted: bool,
+}
+
+impl Told {
+    fn planned(row: PlannedChange) -> Self {
+        let column = |conflict: Conflict| ToldColumn {
+            by: conflict.by.map(|by| {
+                let name = by
+                    .gtid
+                    .as_ref()
+                    .map_or_else(|| by.position.at.to_string(), ToString::to_string);
+                format!("{name} at {}", by.commit_time)
+            }),
+            column: conflict.column,
+            wanted: conflict.wanted,
+            found: conflict.found,
+            redacted: false,
+        };
+        Self {
+            op: row.op,
+            table: format!("{}.{}", row.schema, row.table),
+            key: row.key,
+            class: row.class,
+            included: row.included,
+            why: row.why,
+            columns: row.conflicts.into_iter().map(column).collect(),
+        }
+    }
+
+    /// From the mesh; none if the message does not say what was done, or how later changes stand to it.
+    pub(super) fn sent(conflict: &pb::UndoConflict) -> Option<Self> {
+        let column = |column: &pb::UndoConflictColumn| ToldColumn {
+            column: column.column.clone(),
+            wanted: column.wanted.clone(),
+            found: column.found.clone(),
+            by: column.by.as_ref().map(|by| format!("{}:{}", by.file, by.offset)),
+            redacted: column.redacted,
+        };
+        Some(Self {
+            op: match conflict.op() {
+                pb::Op::Unspecified => return None,
+                pb::Op::Insert => Op::Insert,
+                pb::Op::Update => Op::Update,
+                pb::Op::Delete => Op::Delete,
+            },
+            table: format!("{}.{}", conflict.schema, conflict.table),
+            key: conflict.key.clone(),
+            class: Class::ALL
+                .into_iter()
+                .find(|class| sent(*class) == conflict.class())?,
+            included: conflict.included,
+            why: conflict.why.clone(),
+            columns: conflict.columns.iter().map(column).collect(),
+        })
+    }
+}
+
+/// The class in the words of the mesh.
+pub(super) fn sent(class: Class) -> pb::UndoClass {
+    match class {
+        Class::Clean => pb::UndoClass::Clean,
+        Class::Disjoint => pb::UndoClass::Disjoint,
+        Class::Overlap => pb::UndoClass::Overlap,
+        Class::Vanished => pb::UndoClass::Vanished,
+        Class::Reborn => pb::UndoClass::Reborn,
+        Class::KeyTaken => pb::UndoClass::KeyTaken,
+        Class::Unknown => pb::UndoClass::Unknown,
+    }
+}
+
 /// Rows one by one: those left out and those that would overwrite something, or all with their reasons. Gives the columns that
 /// hold times and alone keep rows out of the script: they may be set by the server.
-fn rows(plan: &Plan, latest: Latest<'_>, explain: bool, screen: Screen) -> BTreeSet<String> {
+fn rows(plan: &Plan, latest: Latest<'_>, explain: bool) -> BTreeSet<String> {
     let mut stamps = BTreeSet::new();
-    let mut shown = 0_usize;
-    let mut more = 0_usize;
+    let mut rows = Rows::default();
     for row in plan
         .rows()
         .filter(|row| explain || !row.included || !row.conflicts.is_empty())
@@ -133,23 +223,50 @@ fn rows(plan: &Plan, latest: Latest<'_>, explain: bool, screen: Screen) -> BTree
         {
             stamps.extend(row.conflicts.iter().map(|conflict| conflict.column.clone()));
         }
-        if !explain && shown == SHOWN_ROWS {
-            more += 1;
-            continue;
+        if !explain && rows.shown == SHOWN_ROWS {
+            rows.more += 1;
+        } else {
+            rows.show(&Told::planned(row), explain);
         }
-        if shown == 0 {
+    }
+    rows.end();
+    stamps
+}
+
+/// The conflicts that the mesh showed, and how many it did not.
+pub(super) fn list(conflicts: &[Told], left_out: usize) {
+    let mut rows = Rows::default();
+    for conflict in conflicts {
+        rows.show(conflict, false);
+    }
+    rows.more = left_out;
+    rows.end();
+}
+
+/// Rows below a heading, if there are any.
+#[derive(Default)]
+struct Rows {
+    shown: usize,
+    more: usize,
+}
+
+impl Rows {
+    fn show(&mut self, row: &Told, explain: bool) {
+        if self.shown == 0 {
             let what = if explain { "rows" } else { "rows with conflicts" };
             note::raw(&format!("{what}, the latest first:"));
         }
-        shown += 1;
-        for line in describe(&row, screen) {
+        self.shown += 1;
+        for line in describe(row) {
             note::raw(&line);
         }
     }
-    if more > 0 {
-        note::raw(&format!("  … and {more} more: see all with --explain"));
+
+    fn end(self) {
+        if self.more > 0 {
+            note::raw(&format!("  … and {} more: see all with --explain", self.more));
+        }
     }
-    stamps
 }
 
 fn is_time(row: &PlannedChange, column: &str, latest: Latest<'_>) -> bool {
@@ -163,19 +280,19 @@ fn is_time(row: &PlannedChange, column: &str, latest: Latest<'_>) -> bool {
     )
 }
 
-fn describe(row: &PlannedChange, screen: Screen) -> Vec<String> {
+fn describe(row: &Told) -> Vec<String> {
+    let screen = Screen::stderr();
     let cut = |text: String| fit(&visible(&text), screen.width.unwrap_or(usize::MAX)).into_owned();
     let verdict = if row.included { "in the script" } else { "left out" };
     let mut lines = vec![cut(format!(
-        "  {} {}.{} {}  {}, {verdict}: {}",
+        "  {} {} {}  {}, {verdict}: {}",
         row.op.as_str(),
-        row.schema,
         row.table,
         row.key,
         row.class,
         row.why
     ))];
-    for conflict in &row.conflicts {
+    for conflict in &row.columns {
         let or_gone = |text: &str| {
             if text.is_empty() {
                 "(no row)".to_owned()
@@ -183,19 +300,19 @@ fn describe(row: &PlannedChange, screen: Screen) -> Vec<String> {
                 text.to_owned()
             }
         };
-        let mut line = format!(
-            "      {}: before {}, now {}",
-            conflict.column,
-            or_gone(&conflict.wanted),
-            or_gone(&conflict.found)
-        );
+        let mut line = if conflict.redacted {
+            format!("      {}: redacted for your role", conflict.column)
+        } else {
+            format!(
+                "      {}: before {}, now {}",
+                conflict.column,
+                or_gone(&conflict.wanted),
+                or_gone(&conflict.found)
+            )
+        };
         if let Some(by) = &conflict.by {
-            let name = by
-                .gtid
-                .as_ref()
-                .map_or_else(|| by.position.at.to_string(), ToString::to_string);
             // Writing to a String cannot fail.
-            let _ = write!(line, ", by {name} at {}", by.commit_time);
+            let _ = write!(line, ", by {by}");
         }
         lines.push(cut(line));
     }
@@ -203,13 +320,12 @@ fn describe(row: &PlannedChange, screen: Screen) -> Vec<String> {
 }
 
 /// How a person runs the script.
-fn apply(dialect: Dialect, args: &args::Undo) {
-    let client = match dialect {
-        Dialect::Mysql => "mysql",
-        Dialect::Mariadb => "mariadb",
-    };
-    let file = args.output.as_deref().filter(|path| *path != Path::new("-"));
-    let text = match file {
+pub(super) fn apply(statements: u64, client: &str, output: Option<&Path>) {
+    if statements == 0 {
+        note::note("the script changes nothing: every chosen change is left out or has no effect any more");
+        return;
+    }
+    let text = match output {
         Some(file) => format!("read it, then apply it with: {client} … < {}", shell_word(file)),
         None => format!("keep the script with -o FILE, read it, then apply it with: {client} … < FILE"),
     };
@@ -235,6 +351,6 @@ fn count(number: u64, noun: &str) -> String {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,6 +6,7 @@ pub(crate) mod grid;
 pub(crate) mod line;
 mod row;
 pub(crate) mod screen;
+mod shown;
 mod stream;
 mod table;
 pub(crate) mod text;
@@ -13,9 +14,10 @@ mod value;
 
 use std::io::{self, Write};
 
-use binlog::{Change, Problem, SchemaChange};
+use binlog::Problem;
 
 use self::screen::Screen;
+pub(crate) use self::shown::{Shown, ShownStatement, micros};
 
 /// The form of a list of changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -74,9 +76,9 @@ impl From<io::Error> for ChangeError {
 /// Writes changes in one form.
 pub(crate) trait Render {
     /// Writes the next change.
-    fn change(&mut self, change: &Change) -> Result<(), ChangeError>;
+    fn change(&mut self, change: Shown<'_>) -> Result<(), ChangeError>;
     /// Writes the next statement that changed definitions, in forms that show those.
-    fn schema_change(&mut self, _change: &SchemaChange) -> io::Result<()> {
+    fn schema_change(&mut self, _change: ShownStatement<'_>) -> io::Result<()> {
         Ok(())
     }
     /// Makes everything so far visible to the reader.

@@ -1,8 +1,11 @@
 //! One change in a table: its key, and what it did column by column.
 
 use binlog::{Cell, Change, Op, Problem};
+use change::value_of;
+use proto::change::v1 as pb;
 
 use super::{
+    Shown,
     line::{Line, wrap},
     screen::Style,
     text::{fit, visible, width},
@@ -23,11 +26,20 @@ pub(super) struct Row {
     pub(super) key: String,
     /// Name, value before, value after.
     cells: Vec<(String, Option<String>, Option<String>)>,
+    /// What access rules took out, joined by commas.
+    redacted: String,
 }
 
 impl Row {
     /// Decodes the change.
-    pub(super) fn of(change: &Change) -> Result<Self, Problem> {
+    pub(super) fn of(change: Shown<'_>) -> Result<Self, Problem> {
+        match change {
+            Shown::Stored(change) => Self::stored(change),
+            Shown::Sent(change, _, op) => Ok(Self::sent(change, op)),
+        }
+    }
+
+    fn stored(change: &Change) -> Result<Self, Problem> {
         let (before, after) = change.cells()?;
         let table = &change.table;
         let value = |cells: &Option<Vec<Cell<'_>>>, index: usize| -> Result<Option<String>, Problem> {
@@ -71,7 +83,46 @@ impl Row {
             table: visible(&table.full_name()).into_owned(),
             key,
             cells,
+            redacted: String::new(),
         })
+    }
+
+    fn sent(change: &pb::Change, op: Op) -> Self {
+        let text = |cell: &pb::Cell| cell.value.as_ref().and_then(value_of).map(|value| show(&value));
+        let value = |row: &Option<pb::Row>, name: &str| {
+            let cell = cells(row).iter().find(|cell| cell.column == name)?;
+            text(cell)
+        };
+        let identity = cells(&change.key);
+        let shown: Vec<&str> = match op {
+            Op::Update => change.changed.iter().map(String::as_str).collect(),
+            Op::Insert | Op::Delete => [&change.before, &change.after]
+                .into_iter()
+                .flat_map(cells)
+                .map(|cell| cell.column.as_str())
+                .filter(|name| identity.iter().all(|key| key.column != *name))
+                .collect(),
+        };
+        let differences = shown.into_iter().filter_map(|name| {
+            let (old, new) = (value(&change.before, name), value(&change.after, name));
+            (old.is_some() || new.is_some()).then(|| (visible(name).into_owned(), old, new))
+        });
+        let part = |cell: &pb::Cell| {
+            let text = text(cell);
+            format!("{}={}", visible(&cell.column), text.as_deref().unwrap_or("?"))
+        };
+        let key = match identity {
+            [] if change.key.is_none() => "(no key)".to_owned(),
+            [] => "(key redacted)".to_owned(),
+            parts => parts.iter().map(part).collect::<Vec<_>>().join(","),
+        };
+        Self {
+            op,
+            table: visible(&format!("{}.{}", change.schema, change.table)).into_owned(),
+            key,
+            cells: differences.collect(),
+            redacted: visible(&change.redacted.join(", ")).into_owned(),
+        }
     }
 
     /// The row in as few lines as `limit` allows.
@@ -114,13 +165,19 @@ impl Row {
 
     /// One piece per column, each at most `room` columns wide.
     fn pieces(&self, room: Option<usize>) -> Vec<Line> {
-        if self.cells.is_empty() && self.op == Op::Update {
+        if self.cells.is_empty() && self.op == Op::Update && self.redacted.is_empty() {
             return vec![Line::of(Style::Dim, "(no logged column differs)")];
         }
-        self.cells
+        let mut pieces: Vec<Line> = self
+            .cells
             .iter()
             .map(|(name, old, new)| self.piece(name, old.as_deref(), new.as_deref(), room))
-            .collect()
+            .collect();
+        if !self.redacted.is_empty() {
+            let text = format!("(redacted: {})", self.redacted);
+            pieces.push(Line::of(Style::Dim, fit(&text, room.unwrap_or(usize::MAX))));
+        }
+        pieces
     }
 
     fn piece(&self, name: &str, old: Option<&str>, new: Option<&str>, room: Option<usize>) -> Line {
@@ -143,4 +200,9 @@ impl Row {
         line.push(Style::Green, fit(new, new_room));
         line
     }
+}
+
+/// The columns of an image; none where there is no such image.
+fn cells(row: &Option<pb::Row>) -> &[pb::Cell] {
+    row.as_ref().map_or(&[], |row| &row.cells)
 }

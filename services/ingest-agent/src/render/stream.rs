@@ -5,13 +5,12 @@ use std::{
     io::{self, Write},
 };
 
-use binlog::Change;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{ChangeError, Render};
+use super::{ChangeError, Render, Shown};
 
-/// One JSON object per line, in [`Change::write_json`]'s form.
+/// One JSON object per line, in [`binlog::Change::write_json`]'s form.
 pub(crate) struct Ndjson<W> {
     out: W,
     line: String,
@@ -28,7 +27,7 @@ impl<W: Write> Ndjson<W> {
 }
 
 impl<W: Write> Render for Ndjson<W> {
-    fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+    fn change(&mut self, change: Shown<'_>) -> Result<(), ChangeError> {
         self.line.clear();
         change.write_json(&mut self.line)?;
         self.line.push('\n');
@@ -64,7 +63,7 @@ impl<W: Write> Json<W> {
 }
 
 impl<W: Write> Render for Json<W> {
-    fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+    fn change(&mut self, change: Shown<'_>) -> Result<(), ChangeError> {
         self.item.clear();
         self.item.push_str(if self.any { ",\n" } else { "[\n" });
         change.write_json(&mut self.item)?;
@@ -150,38 +149,29 @@ impl<W: Write> Csv<W> {
 }
 
 impl<W: Write> Render for Csv<W> {
-    fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+    fn change(&mut self, change: Shown<'_>) -> Result<(), ChangeError> {
         self.head()?;
         self.text.clear();
         change.write_json(&mut self.text)?;
         let parts: Parts<'_> = serde_json::from_str(&self.text).map_err(io::Error::from)?;
-        let position = &change.position;
+        let head = change.head();
         let record: [Cow<'_, str>; CSV_COLUMNS.len()] = [
-            position.epoch.to_string().into(),
-            position.at.file.as_str().into(),
-            position.at.offset.to_string().into(),
-            position.ordinal.to_string().into(),
-            change
-                .gtid
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default()
-                .into(),
-            change.commit_time.to_string().into(),
-            change
-                .thread_id
-                .map(|id| id.to_string())
-                .unwrap_or_default()
-                .into(),
-            change.table.schema.as_str().into(),
-            change.table.name.as_str().into(),
-            change.op.as_str().into(),
+            head.epoch.to_string().into(),
+            head.file.into(),
+            head.offset.to_string().into(),
+            head.ordinal.to_string().into(),
+            head.gtid.map(|gtid| gtid.to_string()).unwrap_or_default().into(),
+            head.commit_time.to_string().into(),
+            head.thread_id.map(|id| id.to_string()).unwrap_or_default().into(),
+            change.schema().into(),
+            change.table().into(),
+            change.op().as_str().into(),
             parts.key.get().into(),
             parts.changed.get().into(),
             parts.before.map_or("", RawValue::get).into(),
             parts.after.map_or("", RawValue::get).into(),
-            change.query.as_deref().unwrap_or_default().into(),
-            change.schema_version.to_string().into(),
+            change.query().unwrap_or_default().into(),
+            change.schema_version().to_string().into(),
         ];
         let record = record.iter().map(|field| field.as_bytes());
         Ok(self.out.write_record(record).map_err(output)?)

@@ -6,19 +6,14 @@
 //!   update  shop.orders  id=42  status: 'new' → 'paid'
 //! ```
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-};
-
-use binlog::{Change, Gtid, LogPos, Position, SchemaChange};
-use types::Micros;
+use std::io::{self, Write};
 
 use super::{
-    ChangeError, Render,
+    ChangeError, Render, Shown, ShownStatement,
     line::{Line, wrap},
     row::Row,
     screen::{Screen, Style},
+    shown::Head,
     text::{one_line, visible, width},
 };
 
@@ -35,8 +30,9 @@ pub(crate) struct Table<W> {
 /// The transaction being written.
 struct Group {
     epoch: u32,
-    at: LogPos,
-    query: Option<Arc<str>>,
+    file: String,
+    offset: u64,
+    query: Option<String>,
     rows: Vec<Row>,
 }
 
@@ -55,34 +51,27 @@ impl<W: Write> Table<W> {
     }
 
     /// Begins a transaction, unless it is the one being written.
-    fn group(
-        &mut self,
-        position: &Position,
-        gtid: Option<&Gtid>,
-        time: Micros,
-        thread_id: Option<u32>,
-    ) -> io::Result<()> {
-        if self
-            .group
-            .as_ref()
-            .is_some_and(|group| group.epoch == position.epoch && group.at == position.at)
-        {
+    fn group(&mut self, head: &Head<'_>) -> io::Result<()> {
+        if self.group.as_ref().is_some_and(|group| {
+            group.epoch == head.epoch && group.offset == head.offset && group.file == head.file
+        }) {
             return Ok(());
         }
         self.rows()?;
         self.group = Some(Group {
-            epoch: position.epoch,
-            at: position.at.clone(),
+            epoch: head.epoch,
+            file: head.file.to_owned(),
+            offset: head.offset,
             query: None,
             rows: Vec::new(),
         });
-        let mut place = position.at.to_string();
-        if position.epoch > 0 {
-            place = format!("{place} (epoch {})", position.epoch);
+        let mut place = format!("{}:{}", head.file, head.offset);
+        if head.epoch > 0 {
+            place = format!("{place} (epoch {})", head.epoch);
         }
-        let thread = thread_id.map(|id| format!("thread {id}"));
-        let mut pieces = vec![Line::of(Style::Bold, time.to_string())];
-        let gtid = gtid.map(ToString::to_string);
+        let thread = head.thread_id.map(|id| format!("thread {id}"));
+        let mut pieces = vec![Line::of(Style::Bold, head.commit_time.to_string())];
+        let gtid = head.gtid.map(|gtid| visible(&gtid.to_string()).into_owned());
         let columns = |text: &Option<String>| text.as_deref().map_or(0, |text| width(text) + 2);
         let all = pieces[0].columns() + columns(&gtid) + columns(&thread) + width(&place) + 2;
         let roomy = self.screen.width.is_none_or(|limit| all <= limit);
@@ -122,25 +111,22 @@ impl<W: Write> Table<W> {
 }
 
 impl<W: Write> Render for Table<W> {
-    fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+    fn change(&mut self, change: Shown<'_>) -> Result<(), ChangeError> {
         let row = Row::of(change)?;
-        self.group(
-            &change.position,
-            change.gtid.as_ref(),
-            change.commit_time,
-            change.thread_id,
-        )?;
-        if let Some(query) = &change.query
-            && self
-                .group
-                .as_ref()
-                .is_some_and(|group| group.query.as_ref() != Some(query))
-        {
+        self.group(&change.head())?;
+        let query = change.query();
+        let is_new = self
+            .group
+            .as_ref()
+            .is_some_and(|group| group.query.as_deref() != query);
+        if is_new && let Some(query) = query {
             self.rows()?;
             self.statement(query)?;
         }
         if let Some(group) = &mut self.group {
-            group.query = change.query.clone();
+            if is_new {
+                group.query = query.map(ToOwned::to_owned);
+            }
             group.rows.push(row);
             if group.rows.len() == ALIGNED_ROWS {
                 self.rows()?;
@@ -149,17 +135,12 @@ impl<W: Write> Render for Table<W> {
         Ok(())
     }
 
-    fn schema_change(&mut self, change: &SchemaChange) -> io::Result<()> {
-        self.group(
-            &change.position,
-            change.gtid.as_ref(),
-            change.commit_time,
-            change.thread_id,
-        )?;
+    fn schema_change(&mut self, change: ShownStatement<'_>) -> io::Result<()> {
+        self.group(&change.head)?;
         self.rows()?;
         let mut line = Line::of(Style::Plain, "  ");
         line.cell(Style::Yellow, "schema", 6);
-        line.push(Style::Plain, &*visible(&one_line(&change.text)));
+        line.push(Style::Plain, &*visible(&one_line(change.text)));
         self.line(&line.cut(self.screen.width))
     }
 
@@ -194,7 +175,7 @@ mod tests {
             },
         );
         for change in changes {
-            table.change(change).expect("a change");
+            table.change(change.into()).expect("a change");
         }
         table.finish().expect("written");
         drop(table);

@@ -15,6 +15,7 @@ mod fault;
 mod identity;
 mod intake;
 mod plan;
+mod probe;
 pub mod sql;
 mod stream;
 
@@ -26,10 +27,9 @@ use std::{
 use binlog::{ColumnFacts, Decoder, FeedError, GtidSet, LogPos, event::kind};
 use mysql_async::Conn;
 use tokio::sync::watch;
-use trail::{Options, Resume, Source, Writer};
+use trail::{Resume, Source, Writer};
 use types::{Code, Fault as _};
 
-pub use self::catalogue::{Catalogue, definitions};
 use self::{
     backoff::Backoff,
     connect::{Connector, Facts},
@@ -38,6 +38,10 @@ use self::{
     intake::Intake,
     plan::State,
     stream::{Events, Request},
+};
+pub use self::{
+    catalogue::{Catalogue, definitions},
+    probe::{Probe, behind},
 };
 use crate::{
     error::Error,
@@ -66,6 +70,13 @@ pub enum Notice<'a> {
     },
     /// Works, but less well than it could.
     Warning(&'a str),
+    /// What came is on disk, up to here; between two transactions.
+    Stored {
+        /// Up to where.
+        at: &'a LogPos,
+        /// When the last event was written there, in seconds since 1970; 0 if that is not known.
+        written: u32,
+    },
     /// The store now has a gap.
     Gap(&'a str),
     /// The connection was lost and will be tried again.
@@ -80,7 +91,7 @@ pub enum Notice<'a> {
 /// Follows a server until `stop` becomes true, or until everything it had is stored if that was asked for.
 pub async fn watch(
     watch: &Watch,
-    notify: &mut dyn FnMut(Notice<'_>),
+    notify: &mut (dyn FnMut(Notice<'_>) + Send + Sync),
     stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let writer = open(watch)?;
@@ -109,7 +120,7 @@ pub async fn watch(
 }
 
 fn open(watch: &Watch) -> Result<Writer, Error> {
-    Writer::open(&watch.store, Options::default()).map_err(|error| store_error(watch, &error))
+    Writer::open(&watch.store, watch.sizes).map_err(|error| store_error(watch, &error))
 }
 
 fn store_error(watch: &Watch, error: &trail::Error) -> Error {
@@ -122,7 +133,7 @@ struct Follower<'a> {
     identity: Identity,
     /// None only while the disk is full.
     writer: Option<Writer>,
-    notify: &'a mut dyn FnMut(Notice<'_>),
+    notify: &'a mut (dyn FnMut(Notice<'_>) + Send + Sync),
     stop: watch::Receiver<bool>,
     /// What the server said when it could not serve the place the store ends at.
     purged: Option<String>,
@@ -362,6 +373,7 @@ impl Follower<'_> {
             let ready = synced.elapsed() < SYNC && events.advance(&self.connector, true).await?;
             if !ready {
                 self.sync()?;
+                self.tell_stored(events, &decoder);
                 synced = Instant::now();
                 if !self.next(events).await? {
                     return self.sync();
@@ -372,6 +384,15 @@ impl Follower<'_> {
             if !decoder.in_transaction() && target.as_ref().is_some_and(|target| end >= *target) {
                 return self.sync();
             }
+        }
+    }
+
+    /// Tells up to where everything is stored.
+    fn tell_stored(&mut self, events: &Events, decoder: &Decoder) {
+        let at = events.end(decoder.file());
+        if !decoder.in_transaction() && !at.file.as_str().is_empty() {
+            let written = events.written();
+            (self.notify)(Notice::Stored { at: &at, written });
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Events {
     raw: Vec<u8>,
     /// Where the last event that stands in a file ended.
     end: u64,
+    /// When the last event was written; 0 before the first one.
+    written: u32,
     /// Events the client library may still unpack from a payload that has been decoded already; none outside of one.
     unpacked: Option<usize>,
 }
@@ -91,6 +93,7 @@ impl Events {
             frames: Frames::default(),
             raw: Vec::new(),
             end: pos,
+            written: 0,
             unpacked: None,
         })
     }
@@ -217,12 +220,20 @@ impl Events {
         } else if !made_up {
             self.end = unwrap(self.end, header.end);
         }
+        if header.timestamp != 0 {
+            self.written = header.timestamp;
+        }
         Ok(header)
     }
 
     /// Tells that the payload taken last has been decoded, and how many events it held.
     pub(super) fn skip(&mut self, events: usize) {
         self.unpacked = Some(events);
+    }
+
+    /// When the last event was written, in seconds since 1970; 0 if that is not known.
+    pub(super) fn written(&self) -> u32 {
+        self.written
     }
 
     /// Where the event taken last ends in `file`.
