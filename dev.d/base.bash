@@ -86,7 +86,15 @@ install_packages() {
   # Another apt may hold the package lists for a moment, and for those apt itself does not wait.
   as_root "${apt[@]}" update >"$state/apt.log" 2>&1 || { sleep 10 && as_root "${apt[@]}" update; } >>"$state/apt.log" 2>&1 ||
     say "apt-get update failed; going on with the lists that are there"
-  as_root "${apt[@]}" install --yes --no-install-recommends "$@" >>"$state/apt.log" 2>&1 || {
+  # Servers are started by ./dev, with data of their own: what a package would start at once is kept from it.
+  printf 'create_main_cluster = false\n' >"$state/createcluster.conf"
+  [[ -e /etc/postgresql-common/createcluster.conf ]] || as_root install -D --mode=644 "$state/createcluster.conf" /etc/postgresql-common/createcluster.conf
+  local policy=/usr/sbin/policy-rc.d made=no
+  [[ -e $policy ]] || { printf '#!/bin/sh\nexit 101\n' >"$state/policy-rc.d" && as_root install --mode=755 "$state/policy-rc.d" "$policy" && made=yes; }
+  local outcome=0
+  as_root "${apt[@]}" install --yes --no-install-recommends "$@" >>"$state/apt.log" 2>&1 || outcome=$?
+  [[ $made == no ]] || as_root rm -f "$policy"
+  ((outcome == 0)) || {
     tail -n 15 "$state/apt.log" >&2
     die "apt-get install $* failed" "see $(shown "$state/apt.log"), then run it by hand and start again"
   }

@@ -29,7 +29,19 @@ SQL
 }
 
 bench() {
-  (($# == 0)) || usage_error "./dev bench takes no arguments"
+  if [[ ${1:-} == gateway ]]; then
+    bench_gateway "${@:2}"
+    return
+  fi
+  if [[ ${1:-} == tenants ]]; then
+    bench_tenants "${@:2}"
+    return
+  fi
+  if [[ ${1:-} == mesh ]]; then
+    bench_mesh "${@:2}"
+    return
+  fi
+  (($# == 0)) || usage_error "./dev bench knows 'gateway', 'tenants' and 'mesh', not '$1'"
   cd "$checkout"
   make_state
   build_needs

@@ -59,13 +59,14 @@ typed() {
 # --- the stage ---------------------------------------------------------------------------------------------------------------
 
 demo() {
-  local engine=mariadb build=release
+  local engine=mariadb build=release tell=story
   while (($#)); do
     case $1 in
       --engine) engine=${2:-} && shift ;;
       --engine=*) engine=${1#*=} ;;
       --debug) build=debug ;;
-      *) usage_error "./dev demo knows --engine and --debug, not '$1'" ;;
+      --mesh) tell=mesh_story ;;
+      *) usage_error "./dev demo knows --engine, --mesh and --debug, not '$1'" ;;
     esac
     shift
   done
@@ -76,6 +77,7 @@ demo() {
   with_lock "$state/install.lock" install_server "$engine"
   build_trail "$build"
   work=.dev/demo-$engine watcher=''
+  [[ $tell == story ]] || work=.dev/demo-mesh-$engine
   exec 7>>"$work.lock"
   flock --nonblock 7 || say "waiting for another ./dev demo on $engine in this checkout"
   flock --timeout 600 7 || die "another ./dev demo on $engine does not end" "see who holds $work.lock with: lslocks"
@@ -84,7 +86,7 @@ demo() {
   trap leave_stage EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
-  story "$engine"
+  "$tell" "$engine" "$build"
 }
 
 # Sets `trail`, the program as one would type it in the checkout.
@@ -99,7 +101,9 @@ build_trail() {
 
 # What an earlier run left, also one that was killed: its server and its files. Its watcher and traffic died with it.
 clear_stage() {
-  [[ ! -e $work/server/engine ]] || erase_server "$checkout/$work/server"
+  local server
+  mesh=$checkout/$work/mesh stop_mesh
+  for server in "$work"/{server,postgres,redis}; do [[ ! -e $server/engine ]] || erase_server "$checkout/$server"; done
   # Moved away first, so that a reader who still has the old store open cannot put a file where the new one will be.
   rm -rf "$work.old"
   [[ ! -e $work ]] || mv -T "$work" "$work.old"
@@ -110,11 +114,14 @@ clear_stage() {
 leave_stage() {
   local status=$?
   touch "$work/stop-traffic"
-  [[ -z $watcher ]] || kill -TERM "$watcher" 2>/dev/null || true
-  wait
+  # Not simply everything that runs: a mesh's services are children too, and end only when they are told to.
+  [[ -z $watcher ]] || { kill -TERM "$watcher" 2>/dev/null && wait "$watcher"; } || true
+  [[ -z ${traffic:-} ]] || wait "$traffic" || true
   if ((status == 0)); then
+    end_private_mesh erase_server
     erase_server "$checkout/$work/server"
   else
+    end_private_mesh stop_server
     stop_server "$checkout/$work/server"
     say "${red}The demo did not reach its end.${plain} Its files, logs among them, are in $work"
   fi
@@ -180,7 +187,7 @@ trail_has_last_edit() { "$trail" changes shop.orders --op delete --limit 1 --for
 # --- the story ---------------------------------------------------------------------------------------------------------------
 
 story() {
-  local engine=$1 started=$SECONDS port traffic before transaction
+  local engine=$1 started=$SECONDS port traffic before transaction redo="--redo $work/redo.sql"
   open_act "$engine"
   accident_act
   finding_act
@@ -243,16 +250,20 @@ finding_act() {
 
 undoing_act() {
   narrate "The plan to undo it: what can be put back, and which rows somebody has changed since, with both values."
-  typed "$trail undo --gtid $transaction 2>&1 >/dev/null"
-  narrate "Each row's class and why, for who wants to know; here are rows that others changed in other columns."
-  typed "$trail undo --gtid $transaction --explain 2>$work/plan.txt >/dev/null"
-  typed "grep 'disjoint,' $work/plan.txt | tail -n 4"
+  typed "$trail undo --gtid $transaction 2>&1 >/dev/null | tee $work/plan.txt"
+  explaining_act
   conflicts_are_listed
   narrate "The same plan as a script, with its way back. Trailmesh writes it; a person reads and runs it."
-  typed "$trail undo --gtid $transaction -o $work/undo.sql --redo $work/redo.sql 2>/dev/null"
+  typed "$trail undo --gtid $transaction -o $work/undo.sql${redo:+ $redo} 2>/dev/null"
   typed "head -n 25 $work/undo.sql"
   typed "$(shown "$client") --host=127.0.0.1 --port=$port --user=root shop <$work/undo.sql"
   stop_traffic
+}
+
+explaining_act() {
+  narrate "Each row's class and why, for who wants to know; here are rows that others changed in other columns."
+  typed "$trail undo --gtid $transaction --explain 2>$work/plan.txt >/dev/null"
+  typed "grep 'disjoint,' $work/plan.txt | tail -n 4"
 }
 
 # The rows that others worked on are left out of the script, each for the right reason, and no other row is.

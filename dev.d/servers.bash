@@ -3,11 +3,13 @@
 #
 # A server has a *folder* (the caller's name for it) and a *home* (where its files are): FOLDER/home, unless the servers' user
 # cannot enter the folder or the path is too long for a Unix socket; then FOLDER/home links to a place under /var/tmp.
-# Nothing is remembered about a running server but its data folder: the process that has `--datadir=HOME/data` among its
-# arguments is the server, so no stale pid file can mislead after a crash.
+# Nothing is remembered about a running server but its data folder: the process that has HOME/data among its arguments is the
+# server, so no stale pid file can mislead after a crash.
 # Sourced by ./dev after programs.bash.
 
 engines=(mariadb mysql8 mysql9)
+# What the mesh itself stands on; see stores.bash.
+stores=(postgres redis)
 # Root may not run a database server, so as root they run as this system user.
 server_account=trailmesh-dev
 # A Unix socket's path ends at 107 bytes (sun_path in unix(7)); HOME/socket stays below 100.
@@ -16,8 +18,10 @@ home_length_limit=90
 # --- who runs a server, and where ------------------------------------------------------------------------------------------
 
 require_engine() {
-  [[ " ${engines[*]} " == *" ${1:-} "* ]] || usage_error "no engine '${1:-}': there are ${engines[*]}"
+  [[ " ${engines[*]} ${stores[*]} " == *" ${1:-} "* ]] || usage_error "no engine '${1:-}': there are ${engines[*]} ${stores[*]}"
 }
+
+is_store() { [[ " ${stores[*]} " == *" $1 "* ]]; }
 
 server_user() { if ((EUID == 0)); then echo "$server_account"; else id -un; fi; }
 
@@ -119,13 +123,13 @@ account_sql() {
 # --- start and stop --------------------------------------------------------------------------------------------------------
 
 # running_pid HOME: the server that has this home's data folder open, or nothing.
-running_pid() { process_with_argument "--datadir=$1/data"; }
+running_pid() { process_with_argument "--datadir=$1/data" "$1/data" "$1/redis.conf"; }
 
-# process_with_argument WORD: the id of the process with exactly that word on its command line, or nothing.
+# process_with_argument WORD…: the id of the process with exactly one of those words on its command line, or nothing.
 process_with_argument() {
   # Option and pattern are one word: grep's own command line must not match.
-  local pattern=--regexp=$1 found
-  found=$(grep --files-with-matches --no-messages --null-data --line-regexp --fixed-strings "$pattern" /proc/[0-9]*/cmdline || true)
+  local patterns=("${@/#/--regexp=}") found
+  found=$(grep --files-with-matches --no-messages --null-data --line-regexp --fixed-strings "${patterns[@]}" /proc/[0-9]*/cmdline || true)
   [[ ! $found =~ ^/proc/([0-9]+)/ ]] || echo "${BASH_REMATCH[1]}"
 }
 
@@ -133,7 +137,7 @@ process_with_argument() {
 start_server() {
   local engine=$1 folder=$2
   require_engine "$engine"
-  install_server "$engine"
+  if is_store "$engine"; then install_store "$engine"; else install_server "$engine"; fi
   make_state
   with_lock "$state/lock" make_secrets
   mkdir -p "$folder"
@@ -149,14 +153,16 @@ start_server_locked() {
     (($# == 2)) || die "a server runs in $folder already, so it cannot take new options" "stop it first: ./dev server stop $folder"
     return 0
   fi
-  set_programs "$engine"
+  is_store "$engine" || set_programs "$engine"
   set_drop
   # What a killed server leaves behind would only mislead the next one.
   rm -rf "$home"/socket* "$home"/pid "$home"/data.new "$home"/tmp
   # Its own: a starting MariaDB removes the temporary tables that it finds, also those of a server beside it.
   "${drop[@]}" mkdir -m 700 "$home/tmp"
-  [[ -d $home/data ]] || initialise "$engine" "$home"
   place_credentials "$engine" "$home"
+  if [[ ! -d $home/data ]]; then
+    if is_store "$engine"; then initialise_store "$engine" "$home"; else initialise "$engine" "$home"; fi
+  fi
   launch_on_free_port "$engine" "$home" "${@:3}"
 }
 
@@ -186,8 +192,8 @@ place_credentials() {
   user=$(server_user)
   rm -rf "$home/credentials"
   mkdir -m 700 "$home/credentials"
-  cp "$state"/secrets/{ca,server,server-key}.pem "$home/credentials/"
-  accounts_sql "$engine" >"$home/credentials/accounts.sql"
+  cp "$state"/secrets/{ca.pem,server.pem,server-key.pem,password} "$home/credentials/"
+  is_store "$engine" || accounts_sql "$engine" >"$home/credentials/accounts.sql"
   chmod 600 "$home"/credentials/*
   chown -R "$user" "$home/credentials"
 }
@@ -203,7 +209,7 @@ launch_on_free_port() {
     fi
     [[ ! -e $home/error.log ]] || mv "$home/error.log" "$home/error.log.old"
     launch "$engine" "$home" "$port" "${@:3}"
-    if await_server "$home" "$!"; then return; fi
+    if await_server "$engine" "$home" "$!"; then return; fi
     grep -qi 'address already in use' "$home/error.log" || break
   done
   tail -n 20 "$home/error.log" >&2 || true
@@ -221,10 +227,16 @@ free_port() {
 }
 
 launch() {
-  local engine=$1 home=$2 port=$3 options
-  set_server_options "$engine" "$home" "$port"
+  local engine=$1 home=$2 port=$3 options command log=$2/output.log
+  if is_store "$engine"; then
+    log=$home/error.log
+    set_store_command "$engine" "$home" "$port"
+  else
+    set_server_options "$engine" "$home" "$port"
+    command=("$mysqld" "${options[@]}")
+  fi
   # A session of its own: Ctrl-C at the terminal reaches ./dev, which then stops its servers in order.
-  setsid "${drop[@]}" "$mysqld" "${options[@]}" "${@:4}" </dev/null >>"$home/output.log" 2>&1 7>&- 8>&- 9>&- &
+  setsid "${drop[@]}" "${command[@]}" "${@:4}" </dev/null >>"$log" 2>&1 7>&- 8>&- 9>&- &
 }
 
 set_server_options() {
@@ -252,9 +264,14 @@ set_server_options() {
 
 # Ready means: the root account of accounts.sql gets in over TCP and meets this very data folder.
 await_server() {
-  local home=$1 pid=$2 answer
+  local engine=$1 home=$2 pid=$3 answer
   for _ in {1..600}; do
     kill -0 "$pid" 2>/dev/null || return 1
+    if is_store "$engine"; then
+      ! store_answers "$engine" "$home" || return 0
+      sleep 0.1
+      continue
+    fi
     answer=$(query "$home" 'SELECT @@datadir' 2>/dev/null || true)
     [[ ${answer%/} != "$home/data" ]] || return 0
     sleep 0.1
@@ -279,7 +296,9 @@ stop_server_locked() {
   local home=$1 pid
   pid=$(running_pid "$home")
   [[ -n $pid ]] || return 0
-  kill -TERM "$pid" 2>/dev/null || true
+  # PostgreSQL's TERM waits for its clients to leave; INT is its fast shutdown, and an orderly one for the others too.
+  kill -INT "$pid" 2>/dev/null || true
+  [[ $(cat "/proc/$pid/comm" 2>/dev/null) == postgres ]] || kill -TERM "$pid" 2>/dev/null || true
   for _ in {1..600}; do
     [[ -n $(running_pid "$home") ]] || return 0
     sleep 0.1
@@ -310,6 +329,7 @@ erase_server() {
 server_environment() {
   local engine=$1 home port password mysqld client binlog_tool
   home=$(home_of "$2")
+  ! is_store "$engine" || { store_environment "$engine" "$home" && return; }
   port=$(<"$home/port")
   password=$(<"$state/secrets/password")
   set_programs "$engine"
@@ -328,8 +348,13 @@ variable() {
 }
 
 describe_server() {
-  local engine=$1 home mysqld client binlog_tool
+  local engine=$1 home version mysqld client binlog_tool
   home=$(home_of "$2")
-  set_programs "$engine"
-  say "${green}$engine${plain} $(query "$home" 'SELECT version()') on 127.0.0.1:$(<"$home/port") (pid $(running_pid "$home")), files in $(shown "$home")"
+  if is_store "$engine"; then
+    version=$(store_version "$engine")
+  else
+    set_programs "$engine"
+    version=$(query "$home" 'SELECT version()')
+  fi
+  say "${green}$engine${plain} $version on 127.0.0.1:$(<"$home/port") (pid $(running_pid "$home")), files in $(shown "$home")"
 }
