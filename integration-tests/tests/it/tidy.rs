@@ -10,13 +10,42 @@ use std::{
 use serde_json::Value;
 
 /// Which of our crates a crate may link. A new arrow is the rare, watched kind of change: it is made here, with a reason in the commit.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("types", &[]),
+    ("proto", &[]),
+    ("chassis", &["proto", "types"]),
+    ("pg", &["types"]),
     ("binlog", &["types"]),
     ("trail", &["binlog", "types"]),
     ("undo", &["binlog", "types"]),
+    ("audit", &["types"]),
+    ("change", &["binlog", "proto", "types"]),
+    ("answer", &["binlog", "change", "proto", "trail", "types", "undo"]),
     ("testkit", &[]),
-    ("ingest-agent", &["binlog", "trail", "types", "undo"]),
+    ("auth", &["audit", "chassis", "pg", "proto", "types"]),
+    ("tenant", &["audit", "chassis", "pg", "proto", "types"]),
+    ("vault", &["audit", "chassis", "pg", "proto", "types"]),
+    (
+        "query",
+        &[
+            "answer", "binlog", "change", "chassis", "pg", "proto", "trail", "types", "undo",
+        ],
+    ),
+    ("recovery", &["change", "chassis", "pg", "proto", "types"]),
+    ("gateway", &["change", "chassis", "proto", "types"]),
+    (
+        "ingest-agent",
+        &[
+            "answer", "binlog", "change", "chassis", "proto", "trail", "types", "undo",
+        ],
+    ),
+    (
+        "trailmesh",
+        &[
+            "audit", "auth", "chassis", "gateway", "pg", "proto", "query", "recovery", "tenant", "types",
+            "vault",
+        ],
+    ),
     ("integration-tests", &[]),
 ];
 
@@ -91,22 +120,21 @@ fn arrows_between_crates_are_those_of_the_plan() {
     }
 }
 
-#[test]
-fn the_agent_links_nothing_it_must_not() {
-    let metadata = metadata();
+/// The packages that are linked into one of ours.
+fn linked_into(metadata: &Value, member: &str) -> BTreeSet<String> {
     let nodes: BTreeMap<&str, &Value> = list(&metadata["resolve"], "nodes")
         .map(|node| (text(node, "id"), node))
         .collect();
-    let names: BTreeMap<&str, &str> = list(&metadata, "packages")
+    let names: BTreeMap<&str, &str> = list(metadata, "packages")
         .map(|package| (text(package, "id"), text(package, "name")))
         .collect();
-    let agent = names
+    let start = names
         .iter()
-        .find(|(_, name)| **name == "ingest-agent")
+        .find(|(_, name)| **name == member)
         .map(|(id, _)| *id)
-        .expect("the agent is a package");
+        .expect("a member of the workspace");
     let mut linked = BTreeSet::new();
-    let mut ahead = vec![agent];
+    let mut ahead = vec![start];
     while let Some(id) = ahead.pop() {
         if !linked.insert(id) {
             continue;
@@ -117,7 +145,12 @@ fn the_agent_links_nothing_it_must_not() {
             }
         }
     }
-    let linked: BTreeSet<&str> = linked.into_iter().map(|id| names[id]).collect();
+    linked.into_iter().map(|id| names[id].to_owned()).collect()
+}
+
+#[test]
+fn the_agent_links_nothing_it_must_not() {
+    let linked = linked_into(&metadata(), "ingest-agent");
     assert!(
         linked.contains("mysql_async"),
         "the walk found {} packages only",
@@ -125,6 +158,23 @@ fn the_agent_links_nothing_it_must_not() {
     );
     for banned in NOT_IN_THE_AGENT {
         assert!(!linked.contains(banned), "the agent links {banned}");
+    }
+}
+
+#[test]
+fn the_gateway_and_the_chassis_have_no_way_to_the_database() {
+    let metadata = metadata();
+    assert!(
+        linked_into(&metadata, "auth").contains("sqlx"),
+        "the walk does not find it where it is"
+    );
+    for name in ["gateway", "chassis"] {
+        for banned in ["sqlx", "sqlx-core", "pg"] {
+            assert!(
+                !linked_into(&metadata, name).contains(banned),
+                "{name} links {banned}"
+            );
+        }
     }
 }
 
@@ -193,4 +243,37 @@ fn nothing_is_left_for_later_in_the_sources() {
             );
         }
     }
+}
+
+/// What of a source is product: nothing of a file of tests or of an example, and of others what stands before their tests.
+fn product(path: &Path) -> String {
+    let inside = path.strip_prefix(root()).expect("a source is in the workspace");
+    let is_test = inside.iter().any(|part| {
+        ["examples", "tests", "tests.rs", "testkit", "integration-tests"]
+            .iter()
+            .any(|name| part == *name)
+    });
+    if is_test {
+        return String::new();
+    }
+    let source = fs::read_to_string(path).expect("a source");
+    let end = source.find("#[cfg(test)]\nmod tests {").unwrap_or(source.len());
+    source[..end].to_owned()
+}
+
+#[test]
+fn tasks_are_named_and_owned_by_a_runtime() {
+    let mut read = 0;
+    for path in sources() {
+        let source = product(&path);
+        read += usize::from(!source.is_empty());
+        for loose in ["tokio::spawn(", "task::spawn("] {
+            assert!(
+                !source.contains(loose),
+                "{} contains {loose}…): a task belongs to chassis::Runtime::spawn, or to a set that its maker waits for",
+                path.display()
+            );
+        }
+    }
+    assert!(read > 50, "only {read} sources of the product were found");
 }
