@@ -33,8 +33,9 @@ impl Agents {
             let sweep = swept.is_none_or(|swept| swept.elapsed() >= SWEEP);
             let looked = self.look(sweep).await;
             let settled = match &looked {
-                Ok(()) => !self.known.lock().await.is_empty(),
-                Err(error) => matches!(error, Error::Sealed) && self.core.keys.sealed(),
+                Ok(()) if self.core.keys.unsealed() => !self.known.lock().await.is_empty(),
+                Ok(()) | Err(Error::Sealed) => self.core.keys.sealed(),
+                Err(_) => false,
             };
             if let Some(latch) = ready.take_if(|_| settled) {
                 latch.release();

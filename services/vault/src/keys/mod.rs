@@ -97,7 +97,7 @@ struct Inner {
 /// How far the tree of keys is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tree {
-    /// It was not tried yet.
+    /// It was not tried yet, or the database did not answer.
     Untried,
     /// The root is not at hand.
     Sealed,

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
 };
 
 use proto::vault::v1::{self as pb, agent_identity_service_client::AgentIdentityServiceClient};
@@ -132,22 +133,30 @@ fn waits_for_authority(admin: SocketAddr) -> bool {
     answer.contains("the authority of agents")
 }
 
+/// Until this connection ends, no vault of the world comes to its keys.
+async fn hold_keys_back(world: &World) -> sqlx::PgConnection {
+    let mut admin = sqlx::PgConnection::connect(&world.db.admin_url()).await.unwrap();
+    admin
+        .execute("BEGIN; LOCK TABLE vault.kek IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    admin
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vault_that_is_ready_enrols() {
     let mut world = World::sealed().await;
     let anna = world.owner().await;
     let (_, token) = anna.agent("a1", "").await;
+    let (_, second) = anna.agent("a2", "").await;
+    let server = anna.server("db1", "", "").await;
     // Without a root nobody waits for it.
     let first = world.admins[0];
     testkit::eventually("the sealed one to be ready", || {
         (!waits_for_authority(first)).then_some(())
     });
     // With one, its keys take as long as the database does.
-    let mut admin = sqlx::PgConnection::connect(&world.db.admin_url()).await.unwrap();
-    admin
-        .execute("BEGIN; LOCK TABLE vault.kek IN ACCESS EXCLUSIVE MODE")
-        .await
-        .unwrap();
+    let held = hold_keys_back(&world).await;
     let port = world.start_vault(&[ROOT]).await;
     let gateway = world.service("gateway", port).await;
     let mut client = AgentIdentityServiceClient::new(gateway.peer("vault").unwrap());
@@ -158,11 +167,33 @@ async fn a_vault_that_is_ready_enrols() {
     let no: No = client.enrol_agent(request.clone()).await.unwrap_err().into();
     assert_eq!(no.reason, "VAULT_SEALED");
     assert!(waits_for_authority(world.admins[1]));
-    admin.close().await.unwrap();
+    held.close().await.unwrap();
     testkit::eventually("the authority", || {
         (!waits_for_authority(world.admins[1])).then_some(())
     });
     client.enrol_agent(request).await.unwrap();
+
+    // One that finds the authority waits for its keys all the same.
+    let agent = world.enrol_at(port, &second).await;
+    let held = hold_keys_back(&world).await;
+    let port = world.start_vault(&[ROOT]).await;
+    let until = Instant::now() + Duration::from_secs(60);
+    // Until it has found it, it lets the agent in at no door.
+    while let Err(no) = world.connect_to(&agent, port).open(&server).await
+        && no.reason != "VAULT_SEALED"
+    {
+        assert!(Instant::now() < until, "{no:?}");
+    }
+    assert!(waits_for_authority(world.admins[2]));
+    held.close().await.unwrap();
+    testkit::eventually("its keys", || {
+        (!waits_for_authority(world.admins[2])).then_some(())
+    });
+    let opened = world.connect_to(&agent, port).open(&server).await;
+    assert!(
+        !matches!(&opened, Err(no) if no.reason == "VAULT_SEALED"),
+        "{opened:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
