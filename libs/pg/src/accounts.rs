@@ -16,6 +16,9 @@ use crate::{Error, SettingsError, migrate::Options, settings::connect_options};
 /// As many as PostgreSQL itself takes (scram_iterations).
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(4_096).expect("more than none");
 
+/// How often a password is set while others set theirs.
+const ATTEMPTS: u32 = 20;
+
 /// Gives the roles of services these passwords, after [`crate::migrate::run`] has made the roles. What is sent to the server is a verifier
 /// (SCRAM-SHA-256, RFC 5803), so that no log of the server can hold a password.
 ///
@@ -38,7 +41,16 @@ pub async fn set_passwords(
         let verifier = verifier(password.expose())
             .ok_or_else(|| refused("is empty, or not of visible ASCII characters"))?;
         let statement = format!("ALTER ROLE {role} PASSWORD '{verifier}'");
-        admin.execute(AssertSqlSafe(statement)).await?;
+        let mut attempts = 0;
+        while let Err(error) = admin.execute(AssertSqlSafe(statement.clone())).await {
+            attempts += 1;
+            // Roles belong to the whole server: another installation on it may set this password at the same moment, and PostgreSQL fails the
+            // second of two ("tuple concurrently updated", which has no code of its own).
+            let internal = error.as_database_error().and_then(|error| error.code());
+            if internal.as_deref() != Some("XX000") || attempts == ATTEMPTS {
+                return Err(error.into());
+            }
+        }
     }
     admin.close().await?;
     Ok(())

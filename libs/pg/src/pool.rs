@@ -188,17 +188,20 @@ impl Pool {
         texts: &[String],
     ) -> Result<Vec<i64>, Error> {
         let words = at_once::words(function, texts);
-        let (mut attempts, deadline) = (0, errand.deadline);
+        let (mut attempts, mut doubtful, deadline) = (0, false, errand.deadline);
         loop {
             let called = self.attempt(errand, &words, attempts == 0).await;
             attempts += 1;
             match called {
-                Err(Error::Unavailable(_) | Error::Unknown(_))
-                    if attempts <= self.most && Instant::now() < deadline => {}
+                Err(error @ (Error::Unavailable(_) | Error::Unknown(_)))
+                    if attempts <= self.most && Instant::now() < deadline =>
+                {
+                    doubtful |= !error.certainly_not_done();
+                }
                 // As in `begin`.
                 Err(Error::NoSuchTenant) if attempts == 1 => {}
                 // What became of an earlier attempt is not known.
-                Err(Error::Timeout(source)) if attempts > 1 => return Err(Error::Unknown(source)),
+                Err(error) if doubtful => return Err(error.while_committing()),
                 called => return called,
             }
         }

@@ -23,8 +23,13 @@ mod server;
 mod tools;
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
     net::TcpListener,
     path::{Path, PathBuf},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,12 +58,19 @@ pub fn data(name: &str) -> Option<PathBuf> {
     Some(folder.join(name))
 }
 
-/// A port of loopback that nobody listens on at this moment.
+/// A port of loopback that nobody listens on, given once by this process. It is below those that the kernel gives away for connections and for
+/// port 0, so that nobody has it before it is used, and below those of `./dev`'s servers.
+///
+/// # Panics
+/// When all are taken.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
+    // Programs begin in different places.
+    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(()) >> 1));
+    (0..10_000)
+        .map(|_| 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port")
-        .port()
 }
 
 /// Asks `probe` again and again until it gives a value, for at most a minute. `what` is what the test was waiting for.

@@ -74,9 +74,14 @@ impl Postgres {
     }
 
     /// Starts a private server again on its old data and port.
+    ///
+    /// # Panics
+    /// When somebody took the port meanwhile: who knows the server by it would wait for nothing.
     pub fn start_again(&mut self) {
         let (folder, _) = self.private.take().expect("a private server");
-        *self = Self::private(&folder);
+        let again = Self::private(&folder);
+        assert_eq!(again.url, self.url, "the old port is free");
+        *self = again;
     }
 
     /// Runs SQL as the superuser in `database` and gives what it prints, a line a row, `|` between columns.
@@ -215,6 +220,9 @@ impl Postgres {
              LOOP EXECUTE format('ALTER ROLE %I PASSWORD %L', r, verifier); END LOOP; END $do$",
             self.password()
         );
+        // Roles belong to the whole server, and PostgreSQL fails the second of two that change one at a time.
+        let lock = lock_file("passwords", &self.url);
+        lock.lock().expect("a lock");
         self.sql_each("postgres", &[hmac, &set]);
     }
 

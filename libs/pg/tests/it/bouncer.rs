@@ -12,7 +12,9 @@ use testkit::{Database, Pgbouncer};
 use tokio::task::JoinSet;
 use types::TenantId;
 
-use crate::fixture::{add, bare, canary, database, rows, schema, scope};
+use crate::fixture::{add, bare, canary, database, schema, scope};
+
+const ROWS: &str = "SELECT canary FROM rows";
 
 static DONE: AtomicUsize = AtomicUsize::new(0);
 static FAILED: AtomicUsize = AtomicUsize::new(0);
@@ -25,9 +27,7 @@ async fn act(pool: &Pool, tenant: TenantId, others: &[TenantId], way: u32) -> Re
         Duration::from_secs(5)
     };
     let mut tx = pool.tenant(&scope(tenant, Instant::now() + patience)).await?;
-    let found: Vec<String> = sqlx::query_scalar("SELECT canary FROM rows")
-        .fetch_all(&mut *tx)
-        .await?;
+    let found: Vec<String> = sqlx::query_scalar(ROWS).fetch_all(&mut *tx).await?;
     let own = canary(tenant);
     assert!(
         found.iter().all(|row| row.starts_with(&own)),
@@ -65,7 +65,8 @@ async fn act(pool: &Pool, tenant: TenantId, others: &[TenantId], way: u32) -> Re
             let line: String = line.fetch_one(&mut *tx).await?;
             assert_eq!(line, own);
             tx.enter_tenant().await?;
-            assert!(rows(&mut tx).await.iter().all(|row| row.starts_with(&own)));
+            let found: Vec<String> = sqlx::query_scalar(ROWS).fetch_all(&mut *tx).await?;
+            assert!(found.iter().all(|row| row.starts_with(&own)));
             tx.commit().await?;
         }
         _ => tx.commit().await?,

@@ -98,6 +98,27 @@ async fn a_call_ends_at_its_deadline_and_one_that_is_given_up_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_given_up_is_in_doubt_though_the_next_try_does_not_come_through() {
+    let database = database().await;
+    let pool = pool(&database).await;
+    let tenant = tenant(&pool).await;
+    let narrow = narrow(&database).await;
+    keep(&narrow, tenant, soon(), &["warm"]).await.unwrap();
+    let mut tx = pool.tenant(&scope(tenant, soon())).await.unwrap();
+    let lock = format!("LOCK TABLE {}.rows IN SHARE MODE", schema(tenant));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    // The warm connection is given up, and there is no other.
+    database.sql(&format!("ALTER DATABASE {} CONNECTION LIMIT 0", database.name));
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let error = keep(&narrow, tenant, deadline, &["late"]).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown(_)), "{error:?}");
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
 async fn calls_after_each_other_meet_one_process_of_the_server_and_a_new_one_when_it_has_died() {
     let database = database().await;
     let pool = pool(&database).await;

@@ -72,6 +72,20 @@ async fn scene(folder: &Path) -> (Postgres, Pool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_installations_may_set_a_password_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, pool) = scene(folder.path()).await;
+    let password = Secret::new("another".to_owned());
+    let each: Vec<_> = [("probe", &password)].repeat(50);
+    let options = options();
+    let set = || pg::set_passwords(&server.url, &each, &options);
+    for done in futures_util::future::join_all((0..8).map(|_| set())).await {
+        done.unwrap();
+    }
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_freezes_is_told_in_time_and_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let (server, pool) = scene(folder.path()).await;

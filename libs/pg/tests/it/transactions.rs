@@ -162,7 +162,7 @@ async fn a_statement_ends_at_the_deadline_here_and_on_the_server() {
     let tenant = tenant(&pool).await;
     let began = Instant::now();
     let mut tx = pool
-        .tenant(&scope(tenant, began + Duration::from_millis(300)))
+        .tenant(&scope(tenant, began + Duration::from_secs(2)))
         .await
         .unwrap();
     add(&mut tx, "lost").await.unwrap();
@@ -176,23 +176,16 @@ async fn a_statement_ends_at_the_deadline_here_and_on_the_server() {
         (error.code(), error.reason()),
         (Code::Timeout, "DATABASE_TIMEOUT")
     );
-    assert!(
-        began.elapsed() < Duration::from_millis(600),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(matches!(tx.commit().await, Err(Error::Aborted)));
     assert_eq!(sleepers(&database), "0");
     // The second of two statements has no more time than is left.
     let began = Instant::now();
     let mut tx = pool
-        .tenant(&scope(tenant, began + Duration::from_millis(500)))
+        .tenant(&scope(tenant, began + Duration::from_secs(4)))
         .await
         .unwrap();
-    sqlx::query("SELECT pg_sleep(0.4)")
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    sqlx::query("SELECT pg_sleep(2)").execute(&mut *tx).await.unwrap();
     let error = Error::from(
         sqlx::query("SELECT pg_sleep(30)")
             .execute(&mut *tx)
@@ -201,7 +194,7 @@ async fn a_statement_ends_at_the_deadline_here_and_on_the_server() {
     );
     assert_eq!(error.code(), Code::Timeout);
     assert!(
-        began.elapsed() < Duration::from_millis(900),
+        began.elapsed() < Duration::from_millis(5_500),
         "{:?}",
         began.elapsed()
     );
@@ -246,7 +239,7 @@ async fn a_pool_that_is_used_up_answers_by_the_deadline() {
     let began = Instant::now();
     let error = pool.shared(began + Duration::from_millis(200)).await.unwrap_err();
     assert!(
-        began.elapsed() < Duration::from_millis(400),
+        began.elapsed() < Duration::from_millis(1_500),
         "{:?}",
         began.elapsed()
     );
