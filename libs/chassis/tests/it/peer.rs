@@ -58,7 +58,8 @@ async fn a_service_that_fails_altogether_gets_a_fifth_more_calls_and_no_more() {
     guard.failures.store(usize::MAX, Ordering::SeqCst);
     let caller = mesh.caller("gateway", &[("auth", auth.address)]).await;
     let peer = caller.peer("auth").unwrap();
-    let answers = join_all((0..200).map(|_| call(peer.clone(), AUTHENTICATE, &[]))).await;
+    let patience = [("grpc-timeout", "50S".to_owned())];
+    let answers = join_all((0..200).map(|_| call(peer.clone(), AUTHENTICATE, &patience))).await;
     assert!(answers.iter().all(Result::is_err));
     // 200, a fifth of them, the three of the beginning, and a little for the time it took.
     assert!((205..=248).contains(&guard.calls()), "{}", guard.calls());
@@ -108,9 +109,7 @@ async fn a_silent_connection_does_not_hang_a_call_past_its_deadline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_not_there_is_unavailable_and_found_when_it_comes() {
     let mesh = Mesh::new();
-    let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = place.local_addr().unwrap();
-    drop(place);
+    let address = ([127, 0, 0, 1], testkit::free_port()).into();
     let caller = mesh.caller("gateway", &[("auth", address)]).await;
     let peer = caller.peer("auth").unwrap();
     let status = call(peer.clone(), CONSUME, &[]).await.unwrap_err();
@@ -182,9 +181,7 @@ async fn peers_without_address_or_without_tls_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn auths_keys_are_fetched_and_until_then_nothing_is_ready() {
     let mesh = Mesh::new();
-    let place = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = place.local_addr().unwrap();
-    drop(place);
+    let address = ([127, 0, 0, 1], testkit::free_port()).into();
     let runtime: Runtime = mesh.caller("tenant", &[("auth", address)]).await;
     assert!(runtime.keys().is_empty());
     let mut settings = mesh.settings("auth", &[]);

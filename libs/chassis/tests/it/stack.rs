@@ -43,11 +43,11 @@ async fn a_handler_is_dropped_at_the_deadline_over_two_hops() {
 
     let started = Instant::now();
     let status = client
-        .authenticate(within("forward for ever", Duration::from_millis(400)))
+        .authenticate(within("forward for ever", Duration::from_secs(3)))
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_secs(15));
     // The first one may have got the second one's refusal in time.
     eventually("the second handler to be dropped", || {
         (second.dropped() == 1).then_some(())
@@ -194,7 +194,7 @@ async fn a_stream_ends_at_its_deadline_too() {
     // Not our client, which would end it by itself.
     let channel = crate::rotation::channel(&identity, auth.address).await;
     let mut request = Request::new(HealthCheckRequest::default());
-    request.set_timeout(Duration::from_millis(300));
+    request.set_timeout(Duration::from_secs(3));
     let mut watch = HealthClient::new(channel)
         .watch(request)
         .await

@@ -39,7 +39,7 @@ const FRAME: usize = 64 * 1024;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// A stream that follows ends so long before its deadline: as one that ended, and not as one that was cut off.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(200);
+const BEFORE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The most changes that following begins with.
 const MOST_LAST: u32 = 1_000;

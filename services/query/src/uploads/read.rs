@@ -108,15 +108,16 @@ impl Uploads {
 
     /// Renews the lease until that fails.
     async fn stay(&self, claim: &Claim) -> Error {
-        let mut renewed = Instant::now();
+        let (mut renewed, mut pause) = (Instant::now(), self.lease / 3);
         loop {
-            tokio::time::sleep(self.lease / 3).await;
+            tokio::time::sleep(pause).await;
             let errand = errand(claim, self.lease / 3);
             match self.store.renew(&errand, claim, self.lease).await {
-                Ok(()) => renewed = Instant::now(),
+                Ok(()) => (renewed, pause) = (Instant::now(), self.lease / 3),
                 Err(Error::Superseded) => return Error::Superseded,
                 Err(error) if renewed.elapsed() > self.lease => return error,
-                Err(_) => {}
+                // Another third, and the lease would be over.
+                Err(_) => pause = self.lease / 20,
             }
         }
     }

@@ -477,11 +477,12 @@ async fn a_role_counts_for_its_pool_and_rules_are_a_second_old_at_most() {
     });
     let changed = std::time::Instant::now();
     eventually("the rule", async || {
+        let begun = changed.elapsed();
         let page = world.ask(&analyst, all.clone()).await.unwrap();
+        assert!(page.changes.is_empty() || begun.as_millis() < 1_000);
         page.changes.is_empty().then_some(())
     })
     .await;
-    assert!(changed.elapsed().as_millis() < 1_500);
     assert!(world.neighbours.resolved() > asked);
     world.neighbours.change(world.tenant, &server, |known| {
         known.server.as_mut().unwrap().frozen = true;

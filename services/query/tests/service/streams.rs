@@ -306,6 +306,6 @@ async fn a_rule_that_is_made_while_somebody_follows_counts_from_the_next_second_
             assert_eq!(frame.changes[0].redacted, ["card"]);
             break;
         }
-        assert!(changed.elapsed() < Duration::from_millis(2_000));
+        assert!(changed.elapsed() < Duration::from_secs(10));
     }
 }

@@ -15,7 +15,7 @@ use super::{Caller, Found, Recovery};
 use crate::{clients::hub::Answer, error::Error};
 
 /// A stream ends so long before its deadline: as one that ended, and not as one that was cut off.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(200);
+const BEFORE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the caller may still see the plan, at the least.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
@@ -56,24 +56,35 @@ impl Watching {
             let expires = self.found.kept.expires().unwrap_or(self.end);
             let look = sign_of_life.min(Instant::now() + LOOK_AGAIN);
             let stopping = self.recovery.stopping.clone();
-            tokio::select! {
+            let goes_on = tokio::select! {
                 biased;
                 said = self.answer.next() => {
                     let said = said?;
-                    self.look_again().await?;
+                    if !self.look_in_time().await? {
+                        return Ok(None);
+                    }
                     return Ok(self.said(said).await);
                 }
-                () = time::sleep_until(expires.into()) => self.look_again().await?,
+                () = time::sleep_until(expires.into()) => self.look_in_time().await?,
                 // Who goes on watching asks another replica.
-                () = stopping.cancelled() => return Ok(None),
-                () = time::sleep_until(self.end.into()) => return Ok(None),
-                () = time::sleep_until(look.into()) => self.look_again().await?,
+                () = stopping.cancelled() => false,
+                () = time::sleep_until(self.end.into()) => false,
+                () = time::sleep_until(look.into()) => self.look_in_time().await?,
+            };
+            if !goes_on {
+                return Ok(None);
             }
             self.over = self.found.kept.state() != PlanState::Ready;
             if self.over || sign_of_life <= Instant::now() {
                 return Ok(Some(self.message()));
             }
         }
+    }
+
+    /// As [`Self::look_again`]; false if the end came first.
+    async fn look_in_time(&mut self) -> Result<bool, Error> {
+        let looked = time::timeout_at(self.end.into(), self.look_again()).await;
+        looked.map_or(Ok(false), |looked| looked.map(|()| true))
     }
 
     /// Whether the caller may still see the plan, and what of it, by the rules of this moment.

@@ -70,13 +70,13 @@ async fn who_watches_sees_signs_of_life_and_an_end_before_the_deadline() {
     let (shop, owner, followed) = world.shop(Engine::Mariadb, &[]).await;
     let plan = owner.planned(&followed.id, accident(&shop)).await;
     let began = Instant::now();
-    let mut plans = owner.watch(&plan.id, Duration::from_secs(3)).await.unwrap();
+    let mut plans = owner.watch(&plan.id, Duration::from_secs(5)).await.unwrap();
     let mut signs = 0;
     while let Some(sign) = next(&mut plans).await {
         assert_eq!(sign.unwrap().state(), PlanState::Ready, "it ends without a fault");
         signs += 1;
     }
-    assert!(began.elapsed() < Duration::from_secs(3) && signs > 3, "{signs}");
+    assert!(began.elapsed() < Duration::from_secs(5) && signs > 3, "{signs}");
     eventually("the agent's answer to end", || {
         (world.hub.open() == 0).then_some(())
     });

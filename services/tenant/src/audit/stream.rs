@@ -33,7 +33,7 @@ const AT_MOST: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A stream ends so long before its deadline: as one that ended, and not as one that was cut off.
-const BEFORE_DEADLINE: Duration = Duration::from_millis(200);
+const BEFORE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What every stream here has.
 struct Reading {
