@@ -81,7 +81,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Not connected yet: [`Store::mend`] connects.
+    /// Not connected yet: [`Store::settle`] connects, and [`Store::mend`] where that could not.
     pub(crate) fn new(client: Client, options: Options) -> Arc<Self> {
         let store = Self {
             client,
@@ -163,25 +163,32 @@ impl Store {
         }
     }
 
-    /// Refuses the Redis of another cell. One that is away is looked at when it comes.
+    /// Connects, so that the first request is counted in Redis already. Refuses the Redis of another cell; one that is away is looked at
+    /// when it comes.
     pub(crate) async fn settle(&self) -> Result<(), Absence> {
         match self.connect().await {
+            Ok(connection) => {
+                self.mended(connection);
+                Ok(())
+            }
             Err(foreign @ Absence::Foreign(_)) => Err(foreign),
-            _ => Ok(()),
+            Err(_) => Ok(()),
         }
     }
 
-    /// Connects, and does so again whenever the breaker has opened. Never ends.
+    fn mended(&self, connection: MultiplexedConnection) {
+        self.connect_to(Some(connection));
+        self.breaker.close();
+        tracing::info!("Redis counts the rate limits");
+    }
+
+    /// Connects whenever the breaker is open. Never ends.
     pub(crate) async fn mend(self: Arc<Self>) {
         loop {
             self.breaker.until_open().await;
             self.connect_to(None);
             match self.connect().await {
-                Ok(connection) => {
-                    self.connect_to(Some(connection));
-                    self.breaker.close();
-                    tracing::info!("Redis counts the rate limits");
-                }
+                Ok(connection) => self.mended(connection),
                 Err(error) => {
                     let reason = types::chain(&error);
                     tracing::warn!(

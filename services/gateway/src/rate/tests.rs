@@ -240,7 +240,11 @@ async fn the_redis_of_another_cell_is_refused_and_never_used() {
         Store::new(Client::open(url).expect("a URL"), options)
     };
     store("eu/1", url).settle().await.expect("nobody's");
-    store("eu/1", url).settle().await.expect("its own");
+    let own = store("eu/1", url);
+    own.settle().await.expect("its own");
+    let settled = Limiter::new(Some(own));
+    let decision = settled.decide(&[key(Policy::User, "{a}", 5)], false).await;
+    assert_eq!(decision.source, Source::Redis, "from the first call on");
     for other in ["us/1", "eu/2"] {
         let refused = store(other, url).settle().await.expect_err("another's");
         assert!(refused.to_string().contains("eu/1"), "{refused}");

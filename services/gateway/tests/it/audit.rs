@@ -166,13 +166,14 @@ async fn a_result_waits_until_it_can_be_written() {
         ("authorization", who.as_str()),
         ("content-type", "application/json"),
     ];
-    let sent = request(Method::POST, CHANGE, &headers, full(r#"{"words":"slowly"}"#));
+    let sent = request(Method::POST, CHANGE, &headers, full(r#"{"words":"held"}"#));
     let (answer, ()) = tokio::join!(client.send(sent), async {
         until("the service has begun", || {
             house.echo.served.load(Ordering::SeqCst) == 1
         })
         .await;
         house.record.broken.store(true, Ordering::SeqCst);
+        house.echo.held.add_permits(1);
     });
     let answer = answer.expect("an answer");
     assert_eq!(answer.status, 200);
@@ -193,7 +194,7 @@ async fn a_client_that_breaks_off_does_not_break_off_what_is_written_down() {
             ("authorization", who.as_str()),
             ("content-type", "application/json"),
         ];
-        let sent = request(Method::POST, CHANGE, &headers, full(r#"{"words":"slowly"}"#));
+        let sent = request(Method::POST, CHANGE, &headers, full(r#"{"words":"held"}"#));
         {
             let sending = client.open(sent);
             tokio::pin!(sending);
@@ -206,6 +207,9 @@ async fn a_client_that_breaks_off_does_not_break_off_what_is_written_down() {
             }
         }
         drop(client);
+        // The gateway knows that nobody waits any more.
+        house.has_in_flight(0).await;
+        house.echo.held.add_permits(1);
         let request = house.record.told().intents.last().expect("an intent").clone();
         let request = request.call.expect("a call").request_id;
         let result = house.record.result_of(&request).await;
@@ -261,7 +265,7 @@ async fn a_stream_is_closed_in_the_record_when_it_ends_however_it_ends() {
         (result.outcome(), result.code.as_str()),
         (pb::Outcome::Unknown, "CANCELLED")
     );
-    let late = [("authorization", who.as_str()), ("grpc-timeout", "300m")];
+    let late = [("authorization", who.as_str()), ("grpc-timeout", "3S")];
     let answer = client.get(path, &late).await;
     let result = house.record.result_of(&of(&answer)).await;
     assert_eq!(
@@ -378,7 +382,7 @@ async fn a_read_ends_with_its_reader() {
         ("content-type", "application/json"),
     ];
     let client = house.h2().await;
-    let sent = request(Method::POST, READ, &headers, full(r#"{"words":"slowly"}"#));
+    let sent = request(Method::POST, READ, &headers, full(r#"{"words":"held"}"#));
     {
         let sending = client.open(sent);
         tokio::pin!(sending);
@@ -466,7 +470,7 @@ async fn a_drain_waits_for_results() {
         ("authorization", who.as_str()),
         ("content-type", "application/json"),
     ];
-    let sent = request(Method::POST, CHANGE, &headers, full(r#"{"words":"slowly"}"#));
+    let sent = request(Method::POST, CHANGE, &headers, full(r#"{"words":"held"}"#));
     let (answer, ()) = tokio::join!(client.send(sent), async {
         until("the service has begun", || {
             house.echo.served.load(Ordering::SeqCst) == 1
@@ -474,6 +478,7 @@ async fn a_drain_waits_for_results() {
         .await;
         house.record.broken.store(true, Ordering::SeqCst);
         house.stopping.cancel();
+        house.echo.held.add_permits(1);
     });
     assert_eq!(answer.expect("an answer").status, 200);
     assert!(house.record.told().results.is_empty() && !house.ended.is_finished());

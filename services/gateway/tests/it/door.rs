@@ -314,12 +314,15 @@ async fn an_agent_has_so_many_connections_and_takes_none_from_others() {
 
 #[tokio::test]
 async fn those_who_come_all_at_once_are_told_when_to_come_back() {
-    let house = house(|plan| plan.config.agent_rate = 2).await;
-    let mut answers = Vec::new();
-    for _ in 0..8 {
-        let agent = agent(&house.agents);
-        answers.push(enter(&house, &agent, "hub").await.expect("a connection").1);
-    }
+    let house = house(|plan| plan.config.agent_rate = 1).await;
+    // Making keys takes time, in which others would be let in.
+    let agents: Vec<_> = (0..8).map(|_| agent(&house.agents)).collect();
+    let entering = agents.iter().map(|agent| enter(&house, agent, "hub"));
+    let entered = futures_util::future::join_all(entering).await;
+    let answers: Vec<_> = entered
+        .into_iter()
+        .map(|entered| entered.expect("a connection").1)
+        .collect();
     let busy: Vec<_> = answers
         .iter()
         .filter(|answer| answer.starts_with("no DOOR_BUSY "))
@@ -422,9 +425,7 @@ async fn the_vault_says_whose_agents_are_let_in() {
     let folder = tempfile::tempdir().expect("a folder");
     let newer = Authority::new(&folder.path().join("agents"));
     let root = CertificateDer::from_pem_file(newer.bundle_file()).expect("a certificate");
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
+    let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     let house = House::with(|plan| plan.peers = vec![("vault", address)]).await;
     let (old, new) = (agent(&house.agents), agent(&newer));
     let answer = enter(&house, &old, "hub").await.expect("a connection").1;

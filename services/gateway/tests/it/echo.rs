@@ -42,7 +42,7 @@ pub(crate) struct Echo {
     pub(crate) begun: Arc<AtomicUsize>,
     /// Those of them that ended, however.
     pub(crate) ended: Arc<AtomicUsize>,
-    /// How many files called `held` may be read.
+    /// How many files called `held` may be read, and notes of that word answered.
     pub(crate) held: Arc<Semaphore>,
     /// Who keeps the record.
     pub(crate) record: Record,
@@ -172,7 +172,7 @@ impl Echo {
         let asked = self.decode("ChangeNoteRequest", message);
         let field = |name: &str| asked.get_field_by_name(name).expect("a field").into_owned();
         match field("words").as_str() {
-            Some("slowly") => tokio::time::sleep(Duration::from_millis(500)).await,
+            Some("held") => self.held.acquire().await.expect("no end").forget(),
             Some("not at all") => fail(5)?,
             _ => {}
         }

@@ -187,12 +187,12 @@ async fn a_deadline_ends_a_call_on_time_in_both_protocols() {
         (answer.status.as_u16(), answer.json()["error"]["status"].as_str()),
         (504, Some("DEADLINE_EXCEEDED"))
     );
-    // A stream that has begun.
+    // A stream that has begun, for which there is time on any machine.
     let slow = message("CountRequest", r#"{"to":1000,"every":"0.1s"}"#);
-    let answer = client.grpc(COUNT, &[("grpc-timeout", "500m")], &slow).await;
+    let answer = client.grpc(COUNT, &[("grpc-timeout", "3S")], &slow).await;
     assert_eq!(answer.grpc_status(), Some(4));
     assert!(!messages(&answer.body).is_empty());
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use chassis::token::{self, Signer};
@@ -141,6 +142,11 @@ impl Guard {
         };
         Signer::new("key-1".to_owned(), &seed).expect("a signer")
     }
+}
+
+/// How often auth is asked about one credential in so long, where what it answered is used for 800 ms from the question on.
+pub(crate) fn asked_at_most(time: Duration) -> usize {
+    1 + usize::try_from(time.as_millis() / 800).expect("a test's time")
 }
 
 pub(crate) fn context(subject: Subject, role: Role, scopes: Option<&[&str]>) -> Context {

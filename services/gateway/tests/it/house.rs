@@ -162,6 +162,23 @@ impl House {
         }
     }
 
+    /// Waits until so many requests are under way.
+    pub(crate) async fn has_in_flight(&self, count: usize) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let metrics = self.probe("/metrics").await;
+            let line = metrics.lines().find(|line| line.starts_with("gateway_in_flight"));
+            if line.is_some_and(|line| line.ends_with(&format!(" {count}"))) {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "waited a minute for {count}: {line:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// What the admin port answers, head and body.
     pub(crate) async fn probe(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

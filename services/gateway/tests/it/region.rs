@@ -1,4 +1,6 @@
 //! Whose data is in another region is sent there, before a byte of a body is read.
+use std::time::Instant;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::Method;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -6,7 +8,7 @@ use types::{KeyId, Role, Subject, UserId};
 
 use crate::{
     client::{Body, Client, request},
-    guard::context,
+    guard::{asked_at_most, context},
     house::House,
 };
 
@@ -39,6 +41,7 @@ fn token(region: &str) -> String {
 #[tokio::test]
 async fn a_token_or_key_of_another_region_is_sent_there_before_its_body_is_read() {
     let house = european().await;
+    let began = Instant::now();
     for version in ["h2", "http/1.1"] {
         for credential in [token("us"), "Bearer bt_live_u0000000000".to_owned()] {
             let client = Client::connect(house.address, &house.bundle(), version).await;
@@ -64,11 +67,9 @@ async fn a_token_or_key_of_another_region_is_sent_there_before_its_body_is_read(
             assert_eq!(error["details"][0]["metadata"]["host"], "https://us.example.com");
         }
     }
-    assert_eq!(
-        house.guard.asked(),
-        1,
-        "a token tells by itself; a key is asked about once"
-    );
+    // A token tells by itself; a key is asked about once.
+    let (asked, most) = (house.guard.asked(), asked_at_most(began.elapsed()));
+    assert!((1..=most.min(2)).contains(&asked), "{asked}");
 }
 
 #[tokio::test]
