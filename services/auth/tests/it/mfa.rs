@@ -4,7 +4,8 @@ use proto::auth::v1 as pb;
 use tonic::Code;
 
 use crate::{
-    actor::{Actor, code, code_at, refusal, with_grant, wrong_code},
+    actor::{Actor, claims, code, code_at, refusal, with_grant, wrong_code},
+    throttle::lengthen_delays,
     world::{Person, World, as_caller, eventually, request, request_with},
 };
 
@@ -138,14 +139,15 @@ async fn a_code_used_in_one_place_is_void_in_every_other() {
     world.auth.step_up(&actor.context, &shown).await.unwrap();
 }
 
+/// As many as a slow machine can answer before the code's half a minute is over; after that it would be a guess.
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_parallel_uses_of_one_code_succeed_exactly_once() {
+async fn two_hundred_parallel_uses_of_one_code_succeed_exactly_once() {
     let world = World::new().await;
     let second = world.replica().await;
     let actor = world.actor().await;
     let (secret, _) = world.enrol(&actor).await;
     let shown = world.next_code(&actor, &secret);
-    let uses = (0..500).map(|n| {
+    let uses = (0..200).map(|n| {
         let replica = if n % 2 == 0 { &world.auth } else { &second };
         // On a slow machine some find no connection in time; that says nothing of the code, so they ask again, as a client does.
         let (context, shown) = (&actor.context, &shown);
@@ -161,7 +163,7 @@ async fn five_hundred_parallel_uses_of_one_code_succeed_exactly_once() {
     let answers = futures_util::future::join_all(uses).await;
     let (granted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     assert_eq!(granted.len(), 1);
-    assert_eq!(refused.len(), 499);
+    assert_eq!(refused.len(), 199);
     for answer in refused {
         assert_eq!(said(&refusal(answer)), WRONG);
     }
@@ -534,6 +536,11 @@ async fn the_first_factor_takes_the_password_and_a_session_alone_chooses_none() 
         let refused = refusal(world.auth.enrol_with(&actor, None, "", password).await);
         assert_eq!(said(&refused), (Code::Unauthenticated, "PASSWORD_WRONG"));
     }
+    lengthen_delays(
+        &world,
+        &actor.person.email,
+        claims(&actor.context)["sid"].as_str(),
+    );
     let late = refusal(world.auth.enrol(&actor, None, "").await);
     assert_eq!(said(&late), (Code::ResourceExhausted, "TOO_MANY_ATTEMPTS"));
     assert_eq!(world.database.sql("SELECT count(*) FROM auth.factor"), "0");

@@ -6,7 +6,8 @@ use proto::auth::v1 as pb;
 use tonic::{Code, Status};
 
 use crate::{
-    actor::wrong_code,
+    actor::{claims, wrong_code},
+    throttle::lengthen_delays,
     world::{
         PASSWORD, Person, SEAL_KEY, Setup, World, as_caller, fresh_email, reason, request, request_with,
         token_of,
@@ -254,6 +255,7 @@ async fn strangers_cannot_keep_an_owner_from_changing_the_password_nor_guess_at_
         "{answers:?}"
     );
     assert!(change(&world, &context, PASSWORD, NEW).await.is_ok());
+    lengthen_delays(&world, &person.email, claims(&context)["sid"].as_str());
     let mut last = String::new();
     for _ in 0..3 {
         last = reason(

@@ -235,6 +235,14 @@ async fn what_is_over_is_taken_away_and_nothing_else() {
     let (old, _, _) = log_in(&world, &person).await;
     let (_, live, _) = log_in(&world, &person).await;
     let account = world.id(&person);
+    // Only what is done grows old.
+    eventually("the letters", || {
+        (world
+            .database
+            .sql("SELECT count(*) FROM auth.outbox WHERE done_at IS NULL")
+            == "0")
+            .then_some(())
+    });
     world.database.sql(&format!(
         "UPDATE auth.session SET revoked_at = clock_timestamp() - interval '8 days' WHERE id = '{old}';
          INSERT INTO auth.email_token (sha256, account_id, purpose, expires_at)

@@ -354,19 +354,24 @@ impl Replica {
         message: &impl Message,
         code: &str,
     ) -> Result<String, Status> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &message.encode_to_vec());
-        let message = pb::ConsumeStepUpRequest {
-            context_token: context.to_owned(),
-            method: method.to_owned(),
-            request_sha256: digest.as_ref().to_vec().into(),
-            code: code.to_owned(),
-        };
+        let message = step_up_of(context, method, &message.encode_to_vec(), code);
         Ok(self
             .guard()
             .consume_step_up(request(message))
             .await?
             .into_inner()
             .grant_token)
+    }
+}
+
+/// What the gateway asks before a call of `method` with these bytes.
+pub(crate) fn step_up_of(context: &str, method: &str, bytes: &[u8], code: &str) -> pb::ConsumeStepUpRequest {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    pb::ConsumeStepUpRequest {
+        context_token: context.to_owned(),
+        method: method.to_owned(),
+        request_sha256: digest.as_ref().to_vec().into(),
+        code: code.to_owned(),
     }
 }
 

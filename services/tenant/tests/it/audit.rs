@@ -387,7 +387,7 @@ async fn what_a_client_says_of_itself_is_bounded_and_escaped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_intent_that_nobody_answers_is_closed_as_unknown_once() {
     let world = World::apart().await;
-    world.start_apart();
+    world.start_apart().await;
     let anna = owner(&world, "anna@example.com").await;
     let mut intents = Vec::new();
     for _ in 0..5 {
@@ -409,7 +409,7 @@ async fn an_intent_that_nobody_answers_is_closed_as_unknown_once() {
     // The service ends as by kill -9, and the time passes.
     world.kill_apart();
     world.db.sql("UPDATE tenant.audit_intent SET due_time = now()");
-    world.start_apart();
+    world.start_apart().await;
     testkit::eventually("closed intents", || {
         (world.db.sql("SELECT count(*) FROM tenant.audit_intent") == "0").then_some(())
     });

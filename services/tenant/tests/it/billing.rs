@@ -584,7 +584,7 @@ async fn what_the_operator_agreed_to_holds_beside_a_subscription() {
 async fn a_service_killed_between_an_event_and_its_effect_follows_it_when_it_is_back() {
     let stripe = Stripe::start().await;
     let world = World::apart_with_flags(stripe.flags.clone()).await;
-    world.start_apart();
+    world.start_apart().await;
     let anna = world.owner_on("anna@example.com", Plan::Free).await;
     for (round, status, plan) in [
         (1, "active", Plan::Pro),
@@ -607,7 +607,7 @@ async fn a_service_killed_between_an_event_and_its_effect_follows_it_when_it_is_
         world.kill_apart();
         stripe.hold(false);
         assert_ne!(plan_of(&world, anna.tenant()), plan.word());
-        world.start_apart();
+        world.start_apart().await;
         hurry(&world);
         wait_for_plan(&world, anna.tenant(), plan);
     }

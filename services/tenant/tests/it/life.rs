@@ -262,7 +262,7 @@ async fn while_the_vault_is_sealed_the_tenant_is_out_of_reach_and_goes_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_dies_at_any_step_finishes_when_it_is_back() {
     let world = World::apart().await;
-    world.start_apart();
+    world.start_apart().await;
     for (step, held) in [
         ("begin", "tenant.deletion"),
         ("keys", ""),
@@ -287,7 +287,7 @@ async fn a_service_that_dies_at_any_step_finishes_when_it_is_back() {
         drop(holder);
         world.vault.seal(false);
         gone(&world).await;
-        world.start_apart();
+        world.start_apart().await;
         if step == "begin" {
             // Nothing was committed, so nothing has begun: it is asked for once more.
             assert_eq!(

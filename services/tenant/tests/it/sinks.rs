@@ -604,7 +604,7 @@ async fn files_are_in_a_folder_of_the_tenant_and_can_be_rotated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_bring_everything_once() {
     let scene = Scene::new().await;
-    scene.world.start_apart();
+    scene.world.start_apart().await;
     let owner = scene.owner("pro").await;
     let (syslog, webhook) = (
         receivers::syslog(0, &scene.identity(), Arc::default(), usize::MAX),
@@ -630,7 +630,7 @@ async fn a_service_that_is_killed_while_it_delivers_loses_nothing() {
         authority,
         folder,
     };
-    scene.world.start_apart();
+    scene.world.start_apart().await;
     let owner = scene.owner("pro").await;
     // The first post is never answered; it is under way when the service is killed.
     let receiver = receivers::webhook(0, &scene.identity(), Arc::default(), |number| {
@@ -641,7 +641,7 @@ async fn a_service_that_is_killed_while_it_delivers_loses_nothing() {
     eventually("a post", || receiver.connections() == 1).await;
     scene.world.kill_apart();
     ids.extend(scene.happen(&owner, 20));
-    scene.world.start_apart();
+    scene.world.start_apart().await;
     // The lease of the one that was killed ends within half a minute.
     eventually("the rest", || {
         first_of_each(&ids_of_posts(&receiver.taken())).len() == 40

@@ -6,7 +6,6 @@ mod requests;
 use std::{
     collections::BTreeMap,
     env,
-    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -195,11 +194,6 @@ impl Apart {
             .spawn()
             .unwrap();
         *self.child.lock().unwrap() = Some(child);
-        let listen = self.words.lines().find_map(|flag| flag.strip_prefix("--listen="));
-        let address: SocketAddr = listen.unwrap().parse().unwrap();
-        if address.port() != 0 {
-            testkit::eventually("the service", || TcpStream::connect(address).ok());
-        }
     }
 
     fn kill(&self) {
@@ -394,9 +388,18 @@ impl World {
         Own::parse_from(self.own_flags.clone()).config
     }
 
-    /// Starts the service as a process of its own; besides the one in this process, if there is one.
-    pub(crate) fn start_apart(&self) {
+    /// Starts the service as a process of its own, besides the one in this process if there is one, and waits until the service answers: it
+    /// listens before it has opened its database, and a call that comes in between is given up.
+    pub(crate) async fn start_apart(&self) {
         self.apart.start();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(no) = self.stranger().call(pb::ListTenantsRequest::default()).await {
+            assert!(
+                no.code == Code::Unavailable && Instant::now() < deadline,
+                "{no:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Kills that process, which has no time for anything.
@@ -434,25 +437,31 @@ impl World {
         pg::Pool::open(&self.settings(), "tenant", false).await.unwrap()
     }
 
-    /// A person with a verified address, who is in no tenant.
-    pub(crate) fn person(&self, email: &str) -> Caller<'_> {
-        let user = UserId::fresh();
-        let name = email.split('@').next().unwrap_or_default();
-        self.db.sql(&format!(
-            "INSERT INTO auth.account (id, email, email_key, display_name, password, verified_at)
-             VALUES ('{user}', '{email}', lower('{email}'), '{name}', '', now())"
-        ));
+    /// Somebody who has no account.
+    fn stranger(&self) -> Caller<'_> {
         Caller {
             world: self,
             context: Context {
                 subject: Subject::Person {
-                    user,
+                    user: UserId::fresh(),
                     session: SessionId::fresh(),
                 },
                 seat: None,
                 mfa_enabled: true,
             },
         }
+    }
+
+    /// A person with a verified address, who is in no tenant.
+    pub(crate) fn person(&self, email: &str) -> Caller<'_> {
+        let person = self.stranger();
+        let user = person.user();
+        let name = email.split('@').next().unwrap_or_default();
+        self.db.sql(&format!(
+            "INSERT INTO auth.account (id, email, email_key, display_name, password, verified_at)
+             VALUES ('{user}', '{email}', lower('{email}'), '{name}', '', now())"
+        ));
+        person
     }
 
     /// An owner of a new tenant, with room for everything.
