@@ -20,7 +20,10 @@ use totp_rs::{Builder, Secret, Totp};
 use url::Url;
 
 use self::{collector::Collector, search::Secrets};
-use crate::mesh::{Answer, Caller, Mesh};
+use crate::{
+    mesh::{Answer, Caller, Mesh},
+    person::LEFT,
+};
 
 /// A secret that no other place can have by chance, with all that needs escaping.
 fn fresh(what: &str) -> String {
@@ -99,7 +102,7 @@ impl Canary<'_> {
         });
     }
 
-    /// The code of this step, or of the one before it, which counts for some seconds at least.
+    /// The code of this step, or of the one before it, which counts for [`LEFT`] seconds at least.
     async fn code(&mut self, totp: &Totp, before: bool) -> String {
         let now = || {
             std::time::SystemTime::now()
@@ -107,7 +110,7 @@ impl Canary<'_> {
                 .expect("a time")
                 .as_secs()
         };
-        while before && now() % 30 > 26 {
+        while before && now() % 30 > 30 - LEFT {
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
         let code = totp

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,6 +21,7 @@ use tokio::task::block_in_place;
 
 use crate::{
     apart::{Apart, Service},
+    faults::more,
     mesh::{Caller, PATIENCE, Place, program},
     person::Person,
 };
@@ -257,8 +258,12 @@ async fn entries(caller: &Caller) -> BTreeMap<String, Vec<Value>> {
 }
 
 /// Makes pools until it is told to stop, each removed again: a tenant may have a hundred, and a quick machine makes more. Gives what each
-/// request for one was answered.
-async fn make_pools(caller: Caller, stop: Arc<AtomicBool>) -> BTreeMap<String, StatusCode> {
+/// request for one was answered, and counts those that were made.
+async fn make_pools(
+    caller: Caller,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+) -> BTreeMap<String, StatusCode> {
     let ask = |method, path: &str| {
         let request = caller.client.request(method, format!("{}{path}", caller.url));
         request
@@ -278,6 +283,7 @@ async fn make_pools(caller: Caller, stop: Arc<AtomicBool>) -> BTreeMap<String, S
             }
             let made: Value = answer.json().await.unwrap_or_default();
             if let Some(id) = made["pool"]["id"].as_str() {
+                count.fetch_add(1, Ordering::Relaxed);
                 // One that stays because nobody could be asked takes one place of the hundred.
                 drop(ask(Method::DELETE, &format!("/v1/pools/{id}")).send().await);
             }
@@ -310,9 +316,10 @@ async fn whatever_was_answered_is_in_the_log_once_though_processes_are_killed() 
     let mut apart = Apart::start();
     let owner = owner(&apart, "Recorded").await;
     let stop = Arc::new(AtomicBool::new(false));
-    let making = tokio::spawn(make_pools(owner.caller.clone(), stop.clone()));
+    let count = Arc::new(AtomicUsize::new(0));
+    let making = tokio::spawn(make_pools(owner.caller.clone(), stop.clone(), count.clone()));
     for name in ["gateway", "tenant", "gateway", "vault"] {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        more(&count).await;
         let service = match name {
             "gateway" => &mut apart.gateway,
             "tenant" => &mut apart.tenant,
@@ -321,7 +328,7 @@ async fn whatever_was_answered_is_in_the_log_once_though_processes_are_killed() 
         service.kill();
         block_in_place(|| service.start_again());
     }
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    more(&count).await;
     stop.store(true, Ordering::Relaxed);
     let answered = making.await.expect("a worker");
     let done = answered.values().filter(|status| status.is_success()).count();

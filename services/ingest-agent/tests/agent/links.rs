@@ -264,8 +264,9 @@ async fn the_hub_is_the_hub_and_no_other_service() {
 async fn a_busy_door_is_left_alone_for_as_long_as_it_says() {
     let stand = Stand::start().await;
     let folder = enrolled(&stand).await;
-    stand.says().no = Some("DOOR_FULL 2");
+    stand.says().no = Some("DOOR_FULL 6");
     let running = start(folder, Mode::Hosted, hurried(), "none");
+    // Of the one who looks for a hub and of the one who asks the vault.
     eventually("the refusals", || {
         (stand.seen.prefaces.load(Ordering::SeqCst) >= 2).then_some(())
     });
@@ -273,7 +274,8 @@ async fn a_busy_door_is_left_alone_for_as_long_as_it_says() {
     eventually("more", || {
         (stand.seen.prefaces.load(Ordering::SeqCst) >= 3).then_some(())
     });
-    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    // The one that came first waited meanwhile: the second one may have come half of the time after it.
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
     stand.says().no = None;
     stand.wait_for_open(1);
     running.end().await;

@@ -367,8 +367,9 @@ fn a_file_that_is_being_read_is_waited_for_until_somebody_wants_no_more() {
     sender.sends(&[]).ends_with(0);
     let asked = std::mem::take(&mut *locked(&sender.uploads().asked));
     assert_eq!(asked.len(), 3);
-    // A mesh that does not wait before it answers is not asked all the time.
-    assert!(asked[1] - asked[0] >= Duration::from_millis(900), "{asked:?}");
+    // A mesh that does not wait before it answers is not asked all the time, but once a second: half of it, because the first question may have
+    // come late.
+    assert!(asked[1] - asked[0] >= Duration::from_millis(500), "{asked:?}");
 
     *locked(&sender.uploads().readings) = None;
     sender.has(UploadState::Reading, SIZE, "");
