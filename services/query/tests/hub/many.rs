@@ -7,6 +7,9 @@ use tokio::time::sleep;
 
 use crate::world::{Asker, Followed, Replica, World};
 
+/// For thousands of handshakes, which are the machine's work and promised to nobody.
+const LONG: Duration = Duration::from_secs(600);
+
 /// As many as `TRAILMESH_TEST_AGENTS` says.
 fn agents() -> usize {
     let count = std::env::var("TRAILMESH_TEST_AGENTS").ok();
@@ -54,7 +57,7 @@ async fn all_agents_are_reached_again_when_a_replica_is_killed_and_redis_forgets
     let asker = world.asker();
     let began = Instant::now();
     let agents: Vec<_> = (0..agents()).map(|_| world.agent()).collect();
-    let up = all_reached(&asker, &replicas, &agents, Duration::from_secs(180)).await;
+    let up = all_reached(&asker, &replicas, &agents, LONG).await;
     println!(
         "{} agents, made in {:?}, reached in {up:?}",
         agents.len(),
@@ -78,7 +81,7 @@ async fn all_agents_are_reached_again_when_a_replica_is_killed_and_redis_forgets
             break live;
         }
         assert!(
-            began.elapsed() < Duration::from_secs(120),
+            began.elapsed() < LONG,
             "{live} live, {counting} counting, {open} open"
         );
         sleep(Duration::from_millis(500)).await;
