@@ -28,11 +28,37 @@ install_server() {
   require openssl openssl
   if [[ $1 == mariadb ]]; then
     require mariadbd mariadb-server-core mariadb-install-db mariadb-server-core mariadb mariadb-client-core mariadb-binlog mariadb-client
+    local plugins
+    plugins=$(mariadb_plugins)
+    [[ -z $plugins || -e $plugins/complete ]] || with_lock "$plugins.lock" fetch_mariadb_plugins "$plugins"
     return
   fi
   local root
   root=$(mysql_root "$1")
   [[ -e $root/complete ]] || with_lock "$root.lock" fetch_mysql "$1" "$root"
+}
+
+# Where MariaDB's plugins are; nothing if the server finds them by itself. Debian has them in the package of the service, which is not
+# installed: a server of the machine's own would come with it.
+mariadb_plugins() {
+  local version
+  version=$(dpkg-query --show --showformat='${Version}' mariadb-server-core 2>/dev/null || true)
+  [[ -z $version || -e /usr/lib/mysql/plugin ]] || echo "$(binaries_cache)/mariadb-plugins-${version#*:}"
+}
+
+fetch_mariadb_plugins() {
+  local package
+  [[ ! -e $1/complete ]] || return 0
+  package=mariadb-server=$(dpkg-query --show --showformat='${Version}' mariadb-server-core)
+  say "${bold}fetching MariaDB's plugins into $1 (once; about 4 MB)${plain}"
+  rm -rf "$1"
+  mkdir -p "$1/debs"
+  (cd "$1/debs" && { apt-get --quiet=2 download "$package" 2>/dev/null || { as_root apt-get --quiet=2 update && apt-get --quiet=2 download "$package"; }; }) ||
+    die "MariaDB's plugins cannot be fetched" "check the network and this machine's apt sources, then start again"
+  dpkg-deb --fsys-tarfile "$1"/debs/*.deb | tar --extract --directory "$1" --strip-components=5 ./usr/lib/mysql/plugin
+  rm -rf "$1/debs"
+  chmod -R a+rX "$1"
+  touch "$1/complete"
 }
 
 fetch_mysql() {

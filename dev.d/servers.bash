@@ -240,7 +240,7 @@ launch() {
 }
 
 set_server_options() {
-  local engine=$1 home=$2 port=$3
+  local engine=$1 home=$2 port=$3 plugins
   options=(
     "--datadir=$home/data" "--tmpdir=$home/tmp" "--socket=$home/socket" "--pid-file=$home/pid" "--log-error=$home/error.log"
     "--bind-address=127.0.0.1" "--port=$port" --skip-name-resolve "--init-file=$home/credentials/accounts.sql"
@@ -256,6 +256,8 @@ set_server_options() {
   )
   if [[ $engine == mariadb ]]; then
     options=(--no-defaults "${options[@]}" --binlog-annotate-row-events=ON --innodb-log-file-size=48M)
+    plugins=$(mariadb_plugins)
+    [[ -z $plugins ]] || options+=("--plugin-dir=$plugins")
   else
     options+=(--gtid-mode=ON --enforce-gtid-consistency=ON --binlog-rows-query-log-events=ON --mysqlx=OFF
       --secure-file-priv=NULL --innodb-redo-log-capacity=64M)
