@@ -170,9 +170,12 @@ async fn every_method_admits_and_refuses_every_kind_of_caller_as_written_down() 
     for call in &calls {
         for (name, caller) in &callers {
             let body = json!({});
-            let answer = caller
-                .call_with(call.verb.clone(), &call.url, "", call.takes_body.then_some(&body))
-                .await;
+            let ask = || caller.call_with(call.verb.clone(), &call.url, "", call.takes_body.then_some(&body));
+            let mut answer = ask().await;
+            // A machine at work on other tests has let auth wait for two seconds, which says nothing of who asks.
+            if answer.reason() == "AUTH_UNAVAILABLE" {
+                answer = ask().await;
+            }
             table
                 .entry(call.path.clone())
                 .or_default()
