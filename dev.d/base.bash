@@ -78,6 +78,15 @@ require() {
   ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
 }
 
+# fetch_packages FOLDER PACKAGE…: Debian packages as files; nothing is installed.
+fetch_packages() {
+  local folder=$1
+  shift
+  mkdir -p "$folder"
+  (cd "$folder" && { apt-get --quiet=2 download "$@" 2>/dev/null || { as_root apt-get --quiet=2 update && apt-get --quiet=2 download "$@"; }; }) ||
+    die "Debian packages cannot be fetched: $*" "check the network and this machine's apt sources, then start again"
+}
+
 install_packages() {
   command -v apt-get >/dev/null || die "missing: $*, and this machine has no apt" "install these Debian packages' programs by hand"
   say "${bold}installing Debian packages: $*${plain}"

@@ -52,9 +52,7 @@ fetch_mariadb_plugins() {
   package=mariadb-server=$(dpkg-query --show --showformat='${Version}' mariadb-server-core)
   say "${bold}fetching MariaDB's plugins into $1 (once; about 4 MB)${plain}"
   rm -rf "$1"
-  mkdir -p "$1/debs"
-  (cd "$1/debs" && { apt-get --quiet=2 download "$package" 2>/dev/null || { as_root apt-get --quiet=2 update && apt-get --quiet=2 download "$package"; }; }) ||
-    die "MariaDB's plugins cannot be fetched" "check the network and this machine's apt sources, then start again"
+  fetch_packages "$1/debs" "$package"
   dpkg-deb --fsys-tarfile "$1"/debs/*.deb | tar --extract --directory "$1" --strip-components=5 ./usr/lib/mysql/plugin
   rm -rf "$1/debs"
   chmod -R a+rX "$1"

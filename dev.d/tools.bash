@@ -63,10 +63,9 @@ make_rsyslog_home() {
   [[ ! -e $1/complete ]] || return 0
   say "${bold}fetching rsyslog into $1 (once; about 5 MB)${plain}"
   rm -rf "$1"
-  mkdir -p "$1/debs" "$1/tree"
-  local packages=(rsyslog rsyslog-openssl rsyslog-gnutls libfastjson4 libestr0) deb libraries
-  (cd "$1/debs" && { apt-get --quiet=2 download "${packages[@]}" 2>/dev/null || { as_root apt-get --quiet=2 update && apt-get --quiet=2 download "${packages[@]}"; }; }) ||
-    die "rsyslog's packages cannot be fetched" "check the network and this machine's apt sources, then start again"
+  mkdir -p "$1/tree"
+  local deb libraries
+  fetch_packages "$1/debs" rsyslog rsyslog-openssl rsyslog-gnutls libfastjson4 libestr0
   for deb in "$1"/debs/*.deb; do dpkg-deb --extract "$deb" "$1/tree"; done
   libraries=$(dirname "$(dirname "$(find "$1/tree/usr/lib" -name imtcp.so)")")
   printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s -M %s "$@"\n' "$(quoted "$libraries")" "$(quoted "$1/tree/usr/sbin/rsyslogd")" "$(quoted "$libraries/rsyslog")" >"$1/rsyslogd"

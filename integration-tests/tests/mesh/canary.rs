@@ -21,8 +21,8 @@ use url::Url;
 
 use self::{collector::Collector, search::Secrets};
 use crate::{
-    mesh::{Answer, Caller, Mesh},
-    person::LEFT,
+    mesh::{Answer, Caller, Mesh, sockets},
+    person::{LEFT, now},
 };
 
 /// A secret that no other place can have by chance, with all that needs escaping.
@@ -104,12 +104,6 @@ impl Canary<'_> {
 
     /// The code of this step, or of the one before it, which counts for [`LEFT`] seconds at least.
     async fn code(&mut self, totp: &Totp, before: bool) -> String {
-        let now = || {
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .expect("a time")
-                .as_secs()
-        };
         while before && now() % 30 > 30 - LEFT {
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
@@ -517,18 +511,7 @@ async fn passwords(canary: &mut Canary<'_>) {
 
 /// What the admin ports of the process show: they are among those it listens on.
 fn metrics(pid: u32) -> String {
-    let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("open files")
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter_map(|link| {
-            Some(
-                link.to_str()?
-                    .strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .to_owned(),
-            )
-        })
-        .collect();
+    let sockets = sockets(pid);
     let table = fs::read_to_string("/proc/net/tcp").expect("sockets");
     let mut all = String::new();
     let mut pages = 0;

@@ -34,6 +34,18 @@ pub(crate) fn program() -> PathBuf {
     program
 }
 
+/// The sockets that a process has open: their inodes, as `/proc/net` names them.
+pub(crate) fn sockets(pid: u32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("open files");
+    let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links
+        .filter_map(|link| {
+            let socket = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+            Some(socket.to_owned())
+        })
+        .collect()
+}
+
 /// Starts `program`, so that it ends with this process, however that ends. The system ties it to the thread that starts it, and a test's
 /// thread ends with the test: so that is a thread of its own, which stays.
 pub(crate) fn start_mortal(program: &Path, prepare: impl FnOnce(&mut Command)) -> Child {

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::mesh::sockets;
+
 /// All files below a folder, with what is in them.
 pub(super) fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
@@ -40,18 +42,7 @@ fn agent(folder: &Path) -> u32 {
 /// The sockets on which the agent of this folder waits for somebody, and how many sockets it has.
 pub(super) fn listening(folder: &Path) -> (Vec<String>, usize) {
     let pid = agent(folder);
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("open files");
-    let sockets: Vec<String> = open
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter_map(|link| {
-            Some(
-                link.to_str()?
-                    .strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .to_owned(),
-            )
-        })
-        .collect();
+    let sockets = sockets(pid);
     let mut listening = Vec::new();
     for table in ["tcp", "tcp6", "udp", "udp6", "unix"] {
         let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();

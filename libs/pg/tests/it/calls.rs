@@ -7,7 +7,7 @@ use pg::{Error, Pool, Settings};
 use testkit::Database;
 use types::{Code, Errand, Fault as _, TenantId};
 
-use crate::fixture::{canary, database, pool, rows, schema, scope, soon, tenant};
+use crate::fixture::{canary, database, lock_rows, pool, rows, scope, soon, tenant};
 
 async fn keep(pool: &Pool, tenant: TenantId, deadline: Instant, texts: &[&str]) -> Result<Vec<i64>, Error> {
     let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
@@ -72,11 +72,7 @@ async fn a_call_ends_at_its_deadline_and_one_that_is_given_up_keeps_nothing() {
     let pool = pool(&database).await;
     let tenant = tenant(&pool).await;
     let mut tx = pool.tenant(&scope(tenant, soon())).await.unwrap();
-    let lock = format!("LOCK TABLE {}.rows IN SHARE MODE", schema(tenant));
-    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    lock_rows(&mut *tx, tenant, "SHARE").await;
     // Nobody gives the table back before: that it ends at all is its own doing.
     let deadline = Instant::now() + Duration::from_millis(400);
     let error = keep(&pool, tenant, deadline, &["late"]).await.unwrap_err();
@@ -105,11 +101,7 @@ async fn a_call_that_was_given_up_is_in_doubt_though_the_next_try_does_not_come_
     let narrow = narrow(&database).await;
     keep(&narrow, tenant, soon(), &["warm"]).await.unwrap();
     let mut tx = pool.tenant(&scope(tenant, soon())).await.unwrap();
-    let lock = format!("LOCK TABLE {}.rows IN SHARE MODE", schema(tenant));
-    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    lock_rows(&mut *tx, tenant, "SHARE").await;
     // The warm connection is given up, and there is no other.
     database.sql(&format!("ALTER DATABASE {} CONNECTION LIMIT 0", database.name));
     let deadline = Instant::now() + Duration::from_secs(1);

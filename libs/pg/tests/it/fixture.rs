@@ -151,6 +151,15 @@ pub(crate) async fn rows(tx: &mut Transaction) -> Vec<String> {
         .expect("it works")
 }
 
+/// Takes this lock on the tenant's rows, until the transaction ends.
+pub(crate) async fn lock_rows(connection: impl sqlx::PgExecutor<'_>, tenant: TenantId, mode: &str) {
+    let lock = format!("LOCK TABLE {}.rows IN {mode} MODE", schema(tenant));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
+        .execute(connection)
+        .await
+        .expect("a lock");
+}
+
 /// A connection of the service's role without anything of ours around it.
 pub(crate) async fn bare(url: &str) -> PgConnection {
     PgConnection::connect(url).await.expect("it works")

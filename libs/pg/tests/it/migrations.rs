@@ -15,7 +15,7 @@ use sqlx::Connection as _;
 use testkit::{Database, Postgres, eventually};
 use types::TenantId;
 
-use crate::fixture::{SET, SHARED, TENANT, bare, database, options, schema, soon};
+use crate::fixture::{SET, SHARED, TENANT, bare, database, lock_rows, options, schema, soon};
 
 const OLD: Set = Set {
     tenant: TENANT.split_at(1).0,
@@ -303,11 +303,7 @@ async fn a_schema_in_use_is_tried_again_and_its_users_are_not_held_up() {
     let busy = make(&pool).await;
     let mut user = bare(&database.admin_url()).await;
     let mut held = user.begin().await.unwrap();
-    let lock = format!("LOCK TABLE {}.rows IN ROW SHARE MODE", schema(busy));
-    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
-        .execute(&mut *held)
-        .await
-        .unwrap();
+    lock_rows(&mut *held, busy, "ROW SHARE").await;
     const EXCLUSIVE: Set = Set {
         tenant: &[
             TENANT[0],
@@ -379,11 +375,7 @@ async fn a_run_that_is_killed_is_finished_by_the_next() {
     let busy = make(&pool).await;
     let mut user = bare(&database.admin_url()).await;
     let mut held = user.begin().await.unwrap();
-    let lock = format!("LOCK TABLE {}.rows IN ROW EXCLUSIVE MODE", schema(busy));
-    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
-        .execute(&mut *held)
-        .await
-        .unwrap();
+    lock_rows(&mut *held, busy, "ROW EXCLUSIVE").await;
     for done in [0_usize, 1, 7, 15] {
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "migrations::child_that_is_killed"])
